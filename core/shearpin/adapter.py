@@ -1,0 +1,33 @@
+"""The seam for adapters of frameworks and for exporters: ours and everyone else's.
+
+An adapter translates a framework's events into a `Run`: ``run.open()``, then for every action ``span = run.start(kind,
+name, parent=...)``, and ``run.end(span, ...)`` or ``run.fail(span, error)``, at last ``run.close()``. It decides
+nothing, prices nothing and stores nothing. `start` raises the stop; the adapter lets it through, the framework's own
+way: `register_pass_through` gives every stop the base class that the framework hands to its caller untouched.
+"""
+
+from shearpin.errors import register_pass_through
+from shearpin.runs.run import Run
+from shearpin.runs.steps import HOOK
+from shearpin.runs.trouble import harmless
+from shearpin.trace.ambient import Place, place_of, register_locator
+from shearpin.trace.exporting import Exporter
+from shearpin.trace.plain import plain, register_plain
+from shearpin.trace.providers import parse_arguments, read_usage
+from shearpin.trace.reply import Reply
+
+__all__ = [
+    "HOOK",
+    "Exporter",
+    "Place",
+    "Reply",
+    "Run",
+    "harmless",
+    "parse_arguments",
+    "place_of",
+    "plain",
+    "read_usage",
+    "register_locator",
+    "register_pass_through",
+    "register_plain",
+]

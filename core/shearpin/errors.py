@@ -1,0 +1,176 @@
+"""Every error of Shearpin.
+
+    ShearpinError (RuntimeError)
+    ├── RunStoppedError                 catch this one: a rule stopped the run
+    │   ├── BudgetExceededError
+    │   └── LoopDetectedError
+    ├── TraceFormatError (ValueError)
+    └── MissingIntegrationError (ImportError)
+
+The facts of an error are its attributes; the message is derived from them. A stop is one object: every later
+start in the stopped run raises that same object, so its identity tells that two refusals are one stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from shearpin.trace import Trace
+
+
+class ShearpinError(RuntimeError):
+    """The root of every error Shearpin raises."""
+
+
+class RunStoppedError(ShearpinError):
+    """A rule, an operator or a bug in a rule stopped the run; nothing starts in it any more.
+
+    ``reason`` says why in words. ``trace`` is the record of the stopped run, complete once the run has ended.
+    ``partial`` is what the run had reached: the last graph state, or the items a generator had yielded.
+    Pickling or copying keeps the facts and the message; ``trace`` and ``partial`` are then None.
+    """
+
+    facts: ClassVar[tuple[str, ...]] = ("reason",)
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        self.trace: Trace | None = None
+        self.partial: Any = None
+
+    def __str__(self) -> str:
+        return self.message()
+
+    def message(self) -> str:
+        """The sentence a person reads, made from the facts alone."""
+        return f"run stopped: {self.reason}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The facts by name, as a decision span records them."""
+        return {name: getattr(self, name) for name in self.facts}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (core_class(type(self)), self.as_dict())
+
+
+class BudgetExceededError(RunStoppedError):
+    """The call would have taken the run over a budget, so it was not made.
+
+    ``limit``, ``spent``, ``reserved`` and ``estimate`` are in ``unit``: ``usd`` (dollars), ``seconds``, or a count.
+    ``spent`` is settled; ``reserved`` is held by calls in flight; ``estimate`` is what the refused call was expected
+    to need, None when its model has no price. ``in_flight`` tells that only calls in flight made it exceed.
+    """
+
+    facts = ("unit", "limit", "spent", "reserved", "estimate", "scope", "key", "in_flight", "subject")
+
+    def __init__(  # noqa: PLR0913 - the facts of a budget are these
+        self,
+        *,
+        unit: str,
+        limit: float,
+        spent: float,
+        reserved: float = 0.0,
+        estimate: float | None = 0.0,
+        scope: str = "run",
+        key: str | None = None,
+        in_flight: bool = False,
+        subject: str = "",
+    ) -> None:
+        self.unit, self.limit, self.spent, self.reserved = unit, limit, spent, reserved
+        self.estimate, self.scope, self.key, self.in_flight = estimate, scope, key, in_flight
+        self.subject = subject
+        super().__init__(self._why())
+
+    def _why(self) -> str:
+        before = f" before {self.subject}" if self.subject else ""
+        limit, spent = amount(self.limit, self.unit), amount(self.spent, self.unit)
+        if self.estimate is None:
+            return (
+                f"no price is known{before}, and its budget of {limit} counts money; give one with "
+                "Guard(prices={model: {'input': ..., 'output': ...}}) or Budget(unknown_price=...)"
+            )
+        held = f", {amount(self.reserved, self.unit)} held by calls in flight" if self.reserved else ""
+        need = f", and this call may need {amount(self.estimate, self.unit)}" if self.estimate else ""
+        return f"budget of {limit} per {self.scope} reached{before}: {spent} spent{held}{need}"
+
+
+class LoopDetectedError(RunStoppedError):
+    """The run repeats itself without progress.
+
+    ``pattern`` names what repeats, ``calls`` are the repeating calls in order, ``repeats`` counts how often they
+    came, ``onset`` is the number of the action (from 1, in this run) at which the repetition began.
+    """
+
+    facts = ("pattern", "calls", "repeats", "onset", "unchanged")
+
+    def __init__(
+        self, *, pattern: str, calls: Sequence[str], repeats: int, onset: int, unchanged: str = ""
+    ) -> None:
+        self.pattern, self.calls, self.repeats, self.onset = pattern, list(calls), repeats, onset
+        self.unchanged = unchanged
+        same = f"; unchanged: {unchanged}" if unchanged else ""
+        super().__init__(
+            f"loop: {pattern}, {' -> '.join(self.calls)} came {repeats} times since action {onset}{same}"
+        )
+
+
+class TraceFormatError(ShearpinError, ValueError):
+    """A trace file or record is not one that this version of Shearpin can read."""
+
+
+class MissingIntegrationError(ShearpinError, ImportError):
+    """An optional package is absent; the message is the line that installs it."""
+
+
+class EnforcementGapWarning(UserWarning):
+    """A guard is attached but cannot do its work; the text says why and what mends it."""
+
+
+def amount(value: float, unit: str) -> str:
+    """A quantity as people write it.
+
+    >>> amount(0.0075, "usd"), amount(3, "llm_calls"), amount(1.5, "seconds")
+    ('$0.0075', '3 llm calls', '1.5 s')
+    """
+    if unit == "usd":
+        return f"${value:.2f}" if value >= 1 and round(value, 2) == value else f"${value:.6f}".rstrip("0").rstrip(".")
+    if unit == "seconds":
+        return f"{value:.3g} s"
+    return f"{value:,.0f} {unit.replace('_', ' ')}"
+
+
+# --- the framework's own class on a stop --------------------------------------------------------------------------
+
+_pass_through: list[type[BaseException]] = []
+_combined: dict[type[RunStoppedError], type[RunStoppedError]] = {}
+
+
+def register_pass_through(base: type[BaseException]) -> None:
+    """Let every later stop also be a ``base``: the exception class a framework hands to its caller untouched."""
+    if base not in _pass_through:
+        _pass_through.append(base)
+        _combined.clear()
+
+
+def core_class(kind: type[RunStoppedError]) -> type[RunStoppedError]:
+    """The class of this module behind a class that carries framework bases."""
+    return next(base for base in kind.__mro__ if base.__module__ == __name__ and "_with_bases" not in vars(base))
+
+
+def deliverable(error: RunStoppedError) -> RunStoppedError:
+    """The same object, now also an instance of every registered pass-through base."""
+    kind = core_class(type(error))
+    if _pass_through and kind not in _combined:
+        body: Mapping[str, Any] = {"__module__": kind.__module__, "__doc__": kind.__doc__, "_with_bases": True}
+        _combined[kind] = type(kind.__name__, (kind, *_pass_through), dict(body))
+    error.__class__ = _combined.get(kind, kind)
+    return error
+
+
+def _rebuild(kind: type[RunStoppedError], facts: dict[str, Any]) -> RunStoppedError:
+    error = kind.__new__(kind)
+    error.__dict__.update(facts, trace=None, partial=None)
+    if "reason" not in facts:
+        kind.__init__(error, **facts)
+    return error

@@ -1,0 +1,243 @@
+"""What a user configures: a `Guard` with its rules, and the decorators that put plain functions under it."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar, overload
+
+from shearpin.errors import EnforcementGapWarning, RunStoppedError
+from shearpin.rules.budget import Budget
+from shearpin.rules.prices import PriceBook
+from shearpin.rules.protocol import Rule
+from shearpin.runs.calls import LLMCall, ToolCall
+from shearpin.runs.run import Run
+from shearpin.runs.tree import Settings, Tree
+from shearpin.runs.wrapping import wrap
+from shearpin.trace import Identity, Trace
+from shearpin.trace.ambient import place_of
+from shearpin.trace.exporting import Exporter
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+KEPT_TRACES = 100
+"""How many finished runs a guard remembers; older ones live on where the exporters put them."""
+
+
+class Guard:
+    """Rules, and the record of the runs they watched. Thread-safe; one guard serves any number of runs at once.
+
+    Args:
+        *rules: what may stop a run, e.g. ``Budget(usd=0.50)``. Each counts every run from zero.
+        exporters: where spans and finished runs go.
+        prices: USD per million tokens by model, over the bundled table, e.g.
+            ``{"my-model": {"input": 2.5, "output": 10.0, "cached_input": 1.25, "cache_write": 3.1}}``.
+        mode: ``"enforce"``, or ``"observe"`` to record what would have been stopped and stop nothing.
+
+    Raises:
+        TypeError: a rule is not one.
+        ValueError: a price or the mode is not one.
+    """
+
+    def __init__(
+        self,
+        *rules: Rule,
+        exporters: Sequence[Exporter] = (),
+        prices: Mapping[str, Mapping[str, float]] | None = None,
+        mode: Literal["enforce", "observe"] = "enforce",
+    ) -> None:
+        for rule in rules:
+            if isinstance(rule, type) or not hasattr(rule, "watch"):
+                raise TypeError(f"Guard takes rules such as Budget(usd=0.50), not {rule!r}")
+        if mode not in ("enforce", "observe"):
+            raise ValueError(f"Guard(mode={mode!r}): must be 'enforce' or 'observe'")
+        self.rules = rules
+        self.prices = PriceBook(prices)
+        if any(isinstance(rule, Budget) and rule.usd is not None for rule in rules):
+            self.prices.load()
+        self._lock = threading.RLock()
+        self._live: dict[str, Run] = {}
+        self._finished: deque[Trace] = deque(maxlen=KEPT_TRACES)
+        self._ambient: Run | None = None
+        self._last_stop: RunStoppedError | None = None
+        self._settings = Settings(
+            rules, tuple(exporters), self.prices, mode == "enforce", self._started, self._ended
+        )
+
+    # --- runs -----------------------------------------------------------------------------------------------------
+
+    def run(  # noqa: PLR0913 - who a run belongs to takes this many words
+        self,
+        name: str = "run",
+        *,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        tenant: str | None = None,
+        team: str | None = None,
+        organization: str | None = None,
+        task_type: str | None = None,
+        version: str | None = None,
+        env: str | None = None,
+        tags: Sequence[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+        input: object = None,  # noqa: A002 - the trace's own word
+    ) -> Run:
+        """A run, to be opened with ``with`` or ``async with``. Inside another run of this guard it is its child."""
+        identity = Identity(
+            session_id, user_id, tenant, team, organization, task_type, version, env, tuple(tags), dict(metadata or {})
+        )
+        return Run(self, self._settings, name, identity, input=input)
+
+    def tool(self, function: Function) -> Function:
+        """Decorate a tool: each call is one span of the current run, refused before the body runs if a rule says so.
+
+        Outside any run, the calls of all functions decorated by this guard accumulate in one ambient run.
+        """
+        return wrap(function, lambda arguments: ToolCall(self._here(), function.__name__, arguments, None))
+
+    @overload
+    def llm(self, function: Function) -> Function: ...
+    @overload
+    def llm(self, *, model: str | None = None, provider: str | None = None) -> Callable[[Function], Function]: ...
+    def llm(self, function: Any = None, *, model: str | None = None, provider: str | None = None) -> Any:
+        """Decorate a function that calls a model and returns the provider's answer, or the text.
+
+        The model, ``messages`` (or ``prompt``), ``max_tokens`` and ``tools`` are read from arguments of these names.
+        """
+        if function is None:
+            return lambda decorated: self.llm_named(decorated, model, provider)
+        return self.llm_named(function, model, provider)
+
+    def llm_named(self, function: Function, model: str | None, provider: str | None) -> Function:
+        """`llm` with its options given."""
+
+        def call(arguments: Mapping[str, Any]) -> LLMCall:
+            prompt = arguments.get("messages", arguments.get("prompt", ()))
+            return self._here().llm(
+                model=str(arguments.get("model") or model or function.__name__),
+                messages=prompt,
+                max_tokens=arguments.get("max_tokens"),
+                tools=arguments.get("tools") or (),
+                provider=provider,
+            )
+
+        return wrap(function, call)
+
+    def close(self) -> None:
+        """End the ambient run. Raises its stop if it was stopped and nobody saw it."""
+        with self._lock:
+            ambient, self._ambient = self._ambient, None
+        if ambient is not None:
+            ambient.close()
+
+    # --- what users ask -------------------------------------------------------------------------------------------
+
+    @property
+    def traces(self) -> list[Trace]:
+        """The finished runs, newest last; the last hundred are kept."""
+        with self._lock:
+            return list(self._finished)
+
+    @property
+    def active(self) -> list[Run]:
+        """The outermost runs that are live now, oldest first."""
+        with self._lock:
+            return list(self._live.values())
+
+    def raise_if_stopped(self) -> None:
+        """Raise the stop of the most recently ended run, delivered or not; nothing if that run was not stopped."""
+        if self._last_stop is not None:
+            raise self._last_stop.with_traceback(None)
+
+    def remaining(self, scope: str = "run", key: str | None = None) -> Mapping[str, float]:
+        """What is left of every budget, by unit: of the live run whose trace id is `key`, else of the current one.
+
+        With no such run, what a new one would have. Raises ValueError for a scope that no budget here can have.
+        """
+        if scope != "run":
+            raise ValueError(f"remaining(scope={scope!r}): budgets count per 'run'")
+        run = self._live.get(key) if key is not None else self._current()
+        if run is not None:
+            return run.remaining
+        budgets = [rule.limits for rule in self.rules if isinstance(rule, Budget)]
+        return {unit: min(b[unit] for b in budgets if unit in b) for budget in budgets for unit in budget}
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _current(self) -> Run | None:
+        place = place_of(self)
+        return place.run if place is not None else self._ambient
+
+    def _here(self) -> Run:
+        """The run that a decorated function belongs to: the one around it, else the ambient one."""
+        place = place_of(self)
+        if place is not None:
+            return place.run  # type: ignore[no-any-return]
+        with self._lock:
+            if self._ambient is None:
+                self._warn_of_lost_context()
+                self._ambient = self.run("ambient")
+                self._ambient.open()
+                _close_at_exit(self)
+            return self._ambient
+
+    def _warn_of_lost_context(self) -> None:
+        if self._live:
+            warnings.warn(
+                "a decorated function was called outside of the guard's live runs and is counted in a run of its own; "
+                "if it belongs to one, start its thread with contextvars.copy_context().run, or hand it the run",
+                EnforcementGapWarning,
+                stacklevel=5,
+            )
+
+    def _started(self, run: Run) -> None:
+        with self._lock:
+            self._live[run.trace.trace_id] = run
+
+    def _ended(self, tree: Tree) -> None:
+        with self._lock:
+            self._live.pop(tree.trace.trace_id, None)
+            if tree.trace in self._finished:  # it was paused, and went on
+                self._finished.remove(tree.trace)
+            self._finished.append(tree.trace)
+            self._last_stop = tree.stop
+
+
+def _close_at_exit(guard: Guard) -> None:
+    """An ambient run that nobody closed ends with the process, without a word: there is nobody to raise to."""
+    reference = weakref.ref(guard)
+
+    def close() -> None:
+        alive = reference()
+        if alive is not None:
+            try:
+                alive.close()
+            except RunStoppedError:
+                return
+
+    atexit.register(close)
+
+
+def guard(*rules: Rule | Guard, **options: Any) -> Callable[[Function], Function]:
+    """Decorate an entry point: each outermost call is one run under these rules, or under a guard you have.
+
+    The guard is the function's ``pin`` attribute. Options are those of `Guard`.
+    """
+    pin = rules[0] if len(rules) == 1 and isinstance(rules[0], Guard) else Guard(*rules, **options)  # type: ignore[arg-type]
+
+    def decorate(function: Function) -> Function:
+        wrapped = wrap(function, lambda arguments: pin.run(function.__name__, input=arguments))
+        wrapped.pin = pin  # type: ignore[attr-defined]
+        return wrapped
+
+    return decorate
+
+
+def current_run() -> Run | None:
+    """The innermost run the running code is in, of whatever guard; None outside."""
+    place = place_of(None)
+    return place.run if place is not None else None

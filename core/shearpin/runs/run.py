@@ -1,0 +1,270 @@
+"""A run as users and adapters hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from shearpin.errors import RunStoppedError
+from shearpin.rules.budget import BudgetWatch
+from shearpin.runs.block import Block
+from shearpin.runs.calls import LLMCall, SpanBlock, ToolCall, interrupted
+from shearpin.runs.tree import Cost, Settings, Tree
+from shearpin.trace import DecisionSpan, Identity, LLMSpan, Span, Trace, Usage, source
+from shearpin.trace.ambient import Here, Place, place_of
+from shearpin.trace.model import SpanStatus, TraceStatus
+from shearpin.trace.reply import Reply
+
+
+class Run(Block):
+    """One live execution: the outermost one makes a trace, one inside it is an agent span of that trace.
+
+    Thread-safe: hand it to other threads freely. Users open it with ``with pin.run(...) as run``; an adapter calls
+    `open`, then `start`, `end` and `fail` for every action of its framework, then `close`.
+    """
+
+    def __init__(self, guard: object, settings: Settings, name: str, identity: Identity, *, input: Any = None) -> None:  # noqa: A002
+        self.guard = guard
+        self.name = name
+        self._settings, self._identity, self._input = settings, identity, input
+        self._output: Any = None
+        self._tree: Tree | None = None
+        self._span: Span | None = None
+
+    # --- opening and closing --------------------------------------------------------------------------------------
+
+    def open(self, place: Place | None = None) -> None:
+        """Start, inside `place` or wherever this guard's code is now; may raise the stop of the run around it."""
+        place = place or place_of(self.guard)
+        if place is not None and not place.run.tree.ended:
+            self._tree = place.run.tree
+            span = self.tree.new("agent", self.name, place.span, {"input": self._input})
+            self._span = self.tree.start(span)
+        else:
+            self._tree = Tree(self._settings, Trace(source.new_trace_id(), self.name, self._identity))
+            self._begin()
+        self.here = Here(self, self.span)
+
+    def _begin(self) -> None:
+        self._span = self.tree.new("agent", self.name, None, {"input": self._input})
+        self.trace.stored_input = self._span.stored_input
+        self.tree.begin(self._span)
+        self._settings.on_start(self)
+
+    def resume(self, paused: Run) -> None:
+        """Go on as `paused`: the same trace, and what it spent and did still counts."""
+        self._tree, self._span = paused.tree, paused.span
+        self.tree.reopen()
+        self.here = Here(self, self.span)
+        self._settings.on_start(self)
+
+    def close(self, error: BaseException | None = None, *, status: TraceStatus | None = None) -> None:
+        """End. Raises the stop if the run was stopped and `error` is not already on its way to tell so."""
+        stop = self.tree.stop
+        status = "stopped" if stop else status or _status(error)
+        fields = {"output": self._output}
+        if self.outermost:
+            self.tree.finish(status, fields, error)
+        else:
+            self.tree.end(self.span, fields, status=status, error=error)
+        if stop is not None and error is not stop and not (error is not None and interrupted(error)):
+            raise stop.with_traceback(None) from error
+
+    def returned(self, value: object) -> None:
+        """What the run answered."""
+        self._output = value
+
+    def produced(self, items: list[object]) -> None:
+        self._output = items
+        if self.outermost:
+            self.tree.partial = items
+
+    @property
+    def tree(self) -> Tree:
+        """The live state this run shares with all runs inside the same outermost one."""
+        if self._tree is None:
+            raise RuntimeError(f"run {self.name!r} is not open: use it as `with pin.run(...) as run:`")
+        return self._tree
+
+    @property
+    def span(self) -> Span:
+        """This run's own agent span."""
+        self.tree  # noqa: B018 - not open is the clearer error
+        assert self._span is not None  # noqa: S101 - set whenever the tree is
+        return self._span
+
+    @property
+    def trace(self) -> Trace:
+        """The trace of the outermost run; live while it runs."""
+        return self.tree.trace
+
+    @property
+    def outermost(self) -> bool:
+        """Is this the run the trace is named after?"""
+        return self.trace.spans[0] is self.span
+
+    # --- what users do in a run -----------------------------------------------------------------------------------
+
+    def step(self, name: str) -> SpanBlock:
+        """A block that is one step, whatever is called in it."""
+        return SpanBlock(self, "step", name, {})
+
+    def tool(self, name: str, arguments: object = None, *, call_id: str | None = None) -> ToolCall:
+        """A tool call as a block; opening it raises the stop if a rule refuses the call."""
+        return ToolCall(self, name, arguments, call_id)
+
+    def llm(  # noqa: PLR0913 - a model call has these
+        self,
+        *,
+        model: str,
+        messages: Sequence[object] | str = (),
+        max_tokens: int | None = None,
+        tools: Sequence[object] = (),
+        provider: str | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+    ) -> LLMCall:
+        """A model call as a block; opening it raises the stop if a rule refuses the call."""
+        prompt = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        fields = {"messages": prompt, "max_tokens": max_tokens, "tools": tools, "provider": provider}
+        return LLMCall(self, "llm", model, fields | {"temperature": temperature, "seed": seed})
+
+    def embedding(self, *, model: str, texts: Sequence[str], provider: str | None = None) -> LLMCall:
+        """An embedding call as a block; opening it raises the stop if a rule refuses the call."""
+        return LLMCall(self, "embedding", model, {"messages": texts, "provider": provider})
+
+    def handoff(self, giver: str, taker: str, reason: str = "", *, parent: Span | None = None) -> None:
+        """One agent hands the work to another; raises the stop if a rule refuses it."""
+        facts = {"from": giver, "to": taker, "reason": reason}
+        self.end(self.start("handoff", f"{giver} -> {taker}", parent=parent, input=facts))
+
+    def stop(self, reason: str) -> RunStoppedError:
+        """Stop the whole run: nothing starts in it any more, and leaving it raises the error that is returned."""
+        return self.tree.stop_now("operator", RunStoppedError(reason))
+
+    def on_warning(self, callback: Callable[[DecisionSpan], object]) -> None:
+        """Call `callback` with every warning's decision, on the thread that caused it; what it raises is logged."""
+        self.tree.warning_callbacks.append(callback)
+
+    @property
+    def usage(self) -> Usage:
+        """What this run and the runs inside it have used so far; what is in flight is not counted."""
+        with self.tree.lock:
+            if self.outermost:
+                return _total([self.trace.usage])
+            inside = {self.span.span_id}
+            inside.update(s.span_id for s in self.trace.spans if s.parent_id in inside and not inside.add(s.span_id))  # type: ignore[func-returns-value]
+            spans = [s for s in self.trace.spans if isinstance(s, LLMSpan) and s.span_id in inside]
+            return _total([span.usage for span in spans if span.usage])
+
+    @property
+    def remaining(self) -> Mapping[str, float]:
+        """What is left of every budget, by unit (dollars for ``usd``); the tightest where several limit one unit."""
+        left: dict[str, float] = {}
+        with self.tree.lock:
+            for _, watch in self.tree.watches:
+                if isinstance(watch, BudgetWatch):
+                    for unit, amount in watch.remaining().items():
+                        left[unit] = min(amount, left.get(unit, amount))
+        return left
+
+    # --- what adapters do in a run --------------------------------------------------------------------------------
+
+    def start(self, kind: str, name: str, *, parent: Span | None = None, **fields: Any) -> Span:
+        """An action is about to happen: returns its span, or raises the stop. The caller then ends or fails it.
+
+        `fields` are the span's own, with ``input`` (any value), ``messages`` and ``tools`` (lists) stored shared.
+        """
+        return self.tree.start(self.tree.new(kind, name, parent or self._inside(), fields))
+
+    async def astart(self, kind: str, name: str, *, parent: Span | None = None, **fields: Any) -> Span:
+        """`start`, waiting for calls in flight without blocking the event loop."""
+        return await self.tree.astart(self.tree.new(kind, name, parent or self._inside(), fields))
+
+    def end(self, span: Span, *, reply: Reply | None = None, status: SpanStatus = "ok", **fields: Any) -> None:
+        """The action ended. Never raises; ending a span twice does nothing."""
+        if reply is not None and isinstance(span, LLMSpan):
+            reply.write_to(span)
+        self.tree.end(span, fields, status=status)
+
+    def fail(
+        self,
+        span: Span,
+        error: BaseException,
+        *,
+        reply: Reply | None = None,
+        status: SpanStatus | None = None,
+        **fields: Any,
+    ) -> None:
+        """The action raised `error`. `reply` is what had come before it: then the call is charged for that.
+
+        A call that failed without an answer is given back; one whose caller gave up may have been served, and is
+        charged at its estimate.
+        """
+        if reply is not None and isinstance(span, LLMSpan):
+            reply.write_to(span)
+        answered = reply is not None or interrupted(error) or _provider_answered(error)
+        cost: Cost = "settle" if answered else "release"
+        fields.setdefault("http_status", _http_status(error)) if span.kind == "tool" else None
+        self.tree.end(span, fields, status=status or _status(error), error=error, cost=cost)
+
+    @property
+    def stopped(self) -> RunStoppedError | None:
+        """The stop of this run's tree, once there is one."""
+        return self.tree.stop
+
+    def check(self) -> None:
+        """Raise the stop of a stopped run."""
+        if (stop := self.tree.stop) is not None:
+            raise stop.with_traceback(None)
+
+    def reached(self, state: object) -> None:
+        """Remember how far the run has come: a stop's ``partial``."""
+        self.tree.partial = state
+
+    def first_token(self, span: Span) -> None:
+        """Something came out of a streaming model call; only the first time counts."""
+        if isinstance(span, LLMSpan) and span.time_to_first_token_ns is None:
+            span.time_to_first_token_ns = self.tree.now_ns() - span.start_ns
+
+    def asked(self, call_id: str) -> Mapping[str, Any] | None:
+        """The tool call a model asked for under this id: ``name`` and ``arguments``."""
+        return self.tree.asked.get(call_id)
+
+    def gap(self, text: str) -> None:
+        """Note that something here could not be enforced."""
+        with self.tree.lock:
+            if text not in self.trace.gaps:
+                self.trace.gaps.append(text)
+
+    def _inside(self) -> Span:
+        place = place_of(self.guard)
+        return place.span if place is not None and place.run.tree is self._tree else self.span
+
+
+def _status(error: BaseException | None) -> SpanStatus:
+    if error is None:
+        return "ok"
+    if isinstance(error, RunStoppedError):
+        return "stopped"
+    return "cancelled" if interrupted(error) else "error"
+
+
+def _total(usages: Sequence[Usage]) -> Usage:
+    total = Usage(cost_usd=0.0)
+    for usage in usages:
+        total.add(usage)
+    return total
+
+
+def _http_status(error: BaseException) -> int | None:
+    status = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+_OK = range(200, 300)
+
+
+def _provider_answered(error: BaseException) -> bool:
+    """A client that chokes on a good answer has still been billed for it."""
+    return getattr(error, "completion", None) is not None or _http_status(error) in _OK

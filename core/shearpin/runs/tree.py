@@ -1,0 +1,391 @@
+"""The live state of one run tree: one outermost run, everything inside it, and the stop they share.
+
+All of it is guarded by one lock, held for microseconds and never while user code runs. What a rule answers becomes
+an admission, a wait or a stop here and nowhere else; so does every write to the trace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from shearpin.errors import BudgetExceededError, RunStoppedError, ShearpinError, deliverable
+from shearpin.rules.budget import BudgetWatch
+from shearpin.rules.prices import PriceBook
+from shearpin.rules.protocol import Notice, Rule, Scene, Watch
+from shearpin.runs.charging import charge
+from shearpin.runs.steps import Steps
+from shearpin.runs.trouble import describe_error, quietly
+from shearpin.runs.waiting import Waiters, on_event_loop, owner_here
+from shearpin.trace import DecisionSpan, LLMSpan, Span, Stop, ToolSpan, Trace, source
+from shearpin.trace.exporting import Exporter
+from shearpin.trace.model import SpanStatus, TraceStatus, Verdict, new_span
+
+Cost = Literal["settle", "release"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a guard hands to each of its runs."""
+
+    rules: Sequence[Rule]
+    exporters: Sequence[Exporter]
+    prices: PriceBook
+    enforce: bool
+    on_start: Callable[[Any], None]
+    on_end: Callable[[Tree], None]
+
+
+@dataclass(slots=True)
+class _Refusal:
+    rule: str
+    error: RunStoppedError
+    watch: Watch | None = None
+
+
+@dataclass(slots=True)
+class _Outbox:
+    """Warnings recorded under the lock, told to the user's callbacks after it."""
+
+    decisions: list[DecisionSpan] = field(default_factory=list[DecisionSpan])
+
+
+class Tree:
+    """One run tree. `start` may raise the stop; `end` and `finish` never raise."""
+
+    def __init__(self, settings: Settings, trace: Trace) -> None:
+        self.settings = settings
+        self.trace = trace
+        self.lock = threading.Condition()
+        self.stop: RunStoppedError | None = None
+        self.open: dict[str, Span] = {}
+        self.partial: Any = None
+        self.ended = False
+        self.asked: dict[str, dict[str, Any]] = {}
+        self.warning_callbacks: list[Callable[[DecisionSpan], object]] = []
+        self._steps = Steps(trace, self.open)
+        self._waiters = Waiters(self.lock)
+        self._owners: dict[str, int] = {}
+        self._tries: dict[str, int] = {}
+        self._observed: set[str] = set()
+        self._numbers = itertools.count(source.new_span_base())
+        self._active_ns = 0
+        self._anchor()
+        scene = Scene(trace, settings.prices, self.elapsed_seconds)
+        self.watches: list[tuple[Rule, Watch]] = [(rule, rule.watch(scene)) for rule in settings.rules]
+        trace.started_ns = self.now_ns()
+
+    # --- time -----------------------------------------------------------------------------------------------------
+
+    def _anchor(self) -> None:
+        self._wall, self._mono = source.wall_ns(), source.mono_ns()
+
+    def now_ns(self) -> int:
+        """Wall time that never runs backwards within a trace."""
+        return self._wall + source.mono_ns() - self._mono
+
+    def elapsed_seconds(self) -> float:
+        """Seconds the run was active; time spent paused does not count."""
+        running = 0 if self.ended else source.mono_ns() - self._mono
+        return (self._active_ns + running) / 1e9
+
+    # --- an action starts -----------------------------------------------------------------------------------------
+
+    def begin(self, root: Span) -> None:
+        """The outermost run starts; nothing refuses that."""
+        with self.lock:
+            self._admit(root, _Outbox())
+
+    def new(self, kind: str, name: str, parent: Span | None, fields: dict[str, Any]) -> Span:
+        """A span that has not started. ``messages``, ``tools``, ``input`` go through the pool."""
+        pool = self.trace.pool
+        with self.lock:
+            number = source.span_id(next(self._numbers))
+            span = new_span(kind, span_id=number, parent_id=parent.span_id if parent else None, name=name)  # type: ignore[arg-type]
+            span.agent = name if kind == "agent" else parent.agent if parent else None
+            if "messages" in fields:
+                span.stored_input = pool.chain(fields.pop("messages"))
+            if fields.get("tools"):
+                span.stored_tools = pool.chain(fields["tools"])  # type: ignore[attr-defined]
+            fields.pop("tools", None)
+            if "input" in fields:
+                span.stored_input = pool.value(fields.pop("input"))
+            _assign(span, fields)
+        return span
+
+    def start(self, span: Span) -> Span:
+        """Admit `span` or raise the stop. In a thread it waits when only calls in flight are in the way."""
+        outbox = _Outbox()
+        with self.lock:
+            refusal = self._try(span, outbox)
+            if refusal is not None and not on_event_loop():
+                refusal = self._wait(span, refusal, outbox)
+            if refusal is not None:
+                self._refuse(span, refusal, outbox)
+        self._tell(outbox)
+        return span
+
+    async def astart(self, span: Span) -> Span:
+        """`start` for a coroutine: waits without blocking the event loop, and leaks nothing when cancelled."""
+        outbox = _Outbox()
+        deadline: int | None = None
+        while True:
+            with self.lock:
+                refusal = self._try(span, outbox)
+                if refusal is None:
+                    break
+                deadline = deadline or source.mono_ns() + self._patience_ns(span, refusal)
+                left = (deadline - source.mono_ns()) / 1e9
+                if left <= 0:
+                    self._refuse(span, refusal, outbox)
+                    break
+                future = self._waiters.add()
+            try:
+                await asyncio.wait_for(future, left)
+            except TimeoutError:
+                continue
+            finally:
+                self._waiters.discard(future)
+        self._tell(outbox)
+        return span
+
+    def _wait(self, span: Span, refusal: _Refusal, outbox: _Outbox) -> _Refusal | None:
+        deadline = source.mono_ns() + self._patience_ns(span, refusal)
+        while (left := (deadline - source.mono_ns()) / 1e9) > 0:
+            self.lock.wait(left)
+            again = self._try(span, outbox)
+            if again is None or not self._patience_ns(span, again):
+                return again
+            refusal = again
+        return refusal
+
+    def _try(self, span: Span, outbox: _Outbox) -> _Refusal | None:
+        """Admit and return None, or say who refuses; raises the stop of a stopped run."""
+        if self.stop is not None:
+            raise self.stop.with_traceback(None)
+        if self.ended:
+            raise ShearpinError(f"{span.kind} {span.name} cannot start: its run {self.trace.name!r} has ended")
+        self._steps.propose(span)
+        refusals = [refusal for rule, watch in self.watches if (refusal := self._ask(rule, watch, span))]
+        if not refusals:
+            self._admit(span, outbox)
+            return None
+        # A refusal that waiting cannot lift decides; waiting for the others first would be in vain.
+        return next((refusal for refusal in refusals if not self._patience_ns(span, refusal)), refusals[0])
+
+    def _ask(self, rule: Rule, watch: Watch, span: Span) -> _Refusal | None:
+        try:
+            error = watch.check(span)
+        except Exception as bug:  # noqa: BLE001 - a rule that cannot answer is a rule that is broken: fail closed
+            return _Refusal(rule.name, _bug(rule, bug))
+        return None if error is None else _Refusal(rule.name, error, watch)
+
+    def _patience_ns(self, span: Span, refusal: _Refusal) -> int:
+        in_flight = isinstance(refusal.error, BudgetExceededError) and refusal.error.in_flight
+        if not in_flight or not isinstance(refusal.watch, BudgetWatch):
+            return 0
+        here = owner_here()
+        stuck = {owner for owner, runner in self._owners.items() if runner == here}
+        parent = self.open.get(span.parent_id or "")
+        while parent is not None:
+            stuck.add(parent.span_id)
+            parent = self.open.get(parent.parent_id or "")
+        return int(refusal.watch.patience(span, stuck) * 1e9)
+
+    def _admit(self, span: Span, outbox: _Outbox) -> None:
+        span.start_ns = self.now_ns()
+        self._steps.commit(span)
+        self._count(span)
+        self.open[span.span_id] = span
+        self.trace.spans.append(span)
+        self._export("span_started", span)
+        for rule, watch in self.watches:
+            self._note(rule, span, lambda watch=watch: watch.admit(span), outbox)  # type: ignore[misc]
+
+    def _count(self, span: Span) -> None:
+        if span.kind == "llm":
+            self.trace.llm_calls += 1
+        if isinstance(span, LLMSpan):
+            self._owners[span.span_id] = owner_here()
+        if isinstance(span, ToolSpan):
+            self.trace.tool_calls += 1
+            if span.call_id is not None:
+                span.retry = self._tries.get(span.call_id, 0)
+                self._tries[span.call_id] = span.retry + 1
+
+    # --- an action ends -------------------------------------------------------------------------------------------
+
+    def end(  # noqa: PLR0913 - the ways an action can end
+        self,
+        span: Span,
+        fields: dict[str, Any],
+        *,
+        status: SpanStatus = "ok",
+        error: BaseException | None = None,
+        cost: Cost = "settle",
+    ) -> None:
+        """`span` ended; a second end of the same span is ignored."""
+        outbox = _Outbox()
+        with self.lock:
+            if self.open.pop(span.span_id, None) is None:
+                return
+            self._owners.pop(span.span_id, None)
+            if "output" in fields:
+                span.stored_output = self.trace.pool.value(fields.pop("output"))
+            _assign(span, fields)
+            span.end_ns, span.status = self.now_ns(), status
+            if error is not None and status != "paused":
+                span.error = describe_error(error)
+            self._close(span, cost, outbox)
+        self._tell(outbox)
+
+    def _close(self, span: Span, cost: Cost, outbox: _Outbox) -> None:
+        if status_uncounts(span):
+            self.trace.tool_calls -= 1
+            self._tries.pop(span.call_id or "", None)  # type: ignore[attr-defined]
+        if isinstance(span, LLMSpan):
+            if cost == "settle":
+                charge(span, self.trace, self.settings.prices)
+            calls = {call["id"]: call for call in span.tool_calls if call.get("id")}
+            self.asked.update(calls)
+            self._steps.asked(span, calls)
+        self._steps.close(span)
+        span.cumulative_cost_usd = self.trace.usage.cost_usd
+        span.cumulative_tokens = self.trace.usage.total_tokens
+        for rule, watch in self.watches:
+            if cost == "settle":
+                self._note(rule, span, lambda watch=watch: watch.settle(span), outbox)  # type: ignore[misc]
+            else:
+                self._note(rule, span, lambda watch=watch: watch.release(span) or (), outbox)  # type: ignore[misc]
+        self._export("span_ended", span)
+        self._waiters.wake()
+
+    def finish(self, status: TraceStatus, fields: dict[str, Any], error: BaseException | None = None) -> None:
+        """The outermost run ended: end what is still open, close the trace, hand it on. Once."""
+        with self.lock:
+            if self.ended:
+                return
+            for span in reversed(list(self.open.values())):
+                if span is self.trace.spans[0]:
+                    self.end(span, fields, status=status, error=error)
+                else:
+                    self.end(span, {}, status=_left_open(span, status))
+            self._active_ns += source.mono_ns() - self._mono
+            self.ended = True
+            if self.stop is not None:
+                self.stop.partial = self.partial
+            self.trace.status, self.trace.ended_ns = status, self.now_ns()
+            self.trace.stored_output = self.trace.spans[0].stored_output if self.trace.spans else None
+            if status != "paused":
+                self.trace.pool.forget_sources()
+            for exporter in self.settings.exporters:
+                quietly(lambda exporter=exporter: exporter.run_ended(self.trace))  # type: ignore[misc]
+        self.settings.on_end(self)
+
+    def reopen(self) -> None:
+        """A paused run goes on: what it spent and did before still counts."""
+        with self.lock:
+            self._anchor()
+            self.ended = False
+            self.trace.status, self.trace.ended_ns = "unfinished", None
+            root = self.trace.spans[0]
+            root.status, root.end_ns = "unfinished", None
+            self.open[root.span_id] = root
+
+    # --- stops and decisions --------------------------------------------------------------------------------------
+
+    def stop_now(self, rule: str, error: RunStoppedError, span: Span | None = None) -> RunStoppedError:
+        """Latch: from here on nothing starts in this tree. The first stop wins."""
+        with self.lock:
+            if self.stop is None:
+                decision = self.decide(rule, "stop", str(error), error.as_dict(), refused=span)
+                self.stop = deliverable(error)
+                error.trace, error.partial = self.trace, self.partial
+                self.trace.stop = Stop(error, rule, decision.span_id)
+                self._waiters.wake()
+            return self.stop
+
+    def decide(  # noqa: PLR0913 - the fields of a decision
+        self,
+        rule: str,
+        verdict: Verdict,
+        reason: str,
+        facts: dict[str, Any],
+        *,
+        touched: Span | None = None,
+        refused: Span | None = None,
+    ) -> DecisionSpan:
+        """Record a decision beside the action it touched, or the one that never started."""
+        beside = touched or refused
+        parent = self.open.get((beside.parent_id if beside else None) or "")
+        with self.lock:
+            decision = self.new("decision", f"{rule}: {verdict}", parent or self.trace.spans[0], {"facts": facts})
+            assert isinstance(decision, DecisionSpan)  # noqa: S101 - narrows the type
+            decision.rule, decision.verdict, decision.reason = rule, verdict, reason
+            decision.touched = touched.span_id if touched else None
+            decision.step = beside.step if beside else self.trace.steps
+            if refused is not None:
+                call = {"kind": refused.kind, "name": refused.name, "input": refused.stored_input}
+                decision.stored_input = call
+            decision.start_ns = decision.end_ns = self.now_ns()
+            decision.status = "ok"
+            decision.cumulative_cost_usd = self.trace.usage.cost_usd
+            decision.cumulative_tokens = self.trace.usage.total_tokens
+            self.trace.spans.append(decision)
+            self._export("span_started", decision)
+            self._export("span_ended", decision)
+        return decision
+
+    def _refuse(self, span: Span, refusal: _Refusal, outbox: _Outbox) -> None:
+        if self.settings.enforce:
+            raise self.stop_now(refusal.rule, refusal.error, span)
+        if refusal.rule not in self._observed:  # every later call would be refused too: one record says it all
+            self._observed.add(refusal.rule)
+            facts = refusal.error.as_dict() | {"observed": True}
+            self.decide(refusal.rule, "stop", str(refusal.error), facts, refused=span)
+        self._admit(span, outbox)
+
+    def _note(
+        self, rule: Rule, span: Span, moment: Callable[[], Iterable[Notice]], outbox: _Outbox
+    ) -> None:
+        try:
+            notices = list(moment())
+        except Exception as bug:  # noqa: BLE001 - the rule lost count: nothing more may start
+            self.stop_now(rule.name, _bug(rule, bug), span)
+            return
+        for notice in notices:
+            decision = self.decide(rule.name, "warn", notice.reason, notice.facts, touched=span)
+            outbox.decisions.append(decision)
+
+    def _tell(self, outbox: _Outbox) -> None:
+        for decision in outbox.decisions:
+            for callback in self.warning_callbacks:
+                quietly(lambda callback=callback, decision=decision: callback(decision))  # type: ignore[misc]
+
+    def _export(self, event: Literal["span_started", "span_ended"], span: Span) -> None:
+        for exporter in self.settings.exporters:
+            quietly(lambda exporter=exporter: getattr(exporter, event)(self.trace, span))  # type: ignore[misc]
+
+
+def status_uncounts(span: Span) -> bool:
+    """A tool that was paused is counted once, when it runs."""
+    return isinstance(span, ToolSpan) and span.status == "paused"
+
+
+def _left_open(span: Span, status: TraceStatus) -> SpanStatus:
+    return status if span.kind == "agent" or status != "ok" else "cancelled"
+
+
+def _bug(rule: Rule, bug: Exception) -> RunStoppedError:
+    error = RunStoppedError(f"internal error in {rule.name}: {type(bug).__name__}: {bug}")
+    error.__cause__ = bug
+    return error
+
+
+def _assign(span: Span, fields: dict[str, Any]) -> None:
+    for name, value in fields.items():
+        setattr(span, name, value)

@@ -1,0 +1,60 @@
+"""Exceptions as data, and exceptions that must not reach the agent."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import traceback
+from collections.abc import Callable, Iterator
+
+from shearpin.errors import EnforcementGapWarning, RunStoppedError, ShearpinError
+from shearpin.trace import SpanError
+
+logger = logging.getLogger("shearpin")
+
+STRICT = os.environ.get("SHEARPIN_STRICT") == "1"
+"""Set by our own tests: an internal bug is raised. For users it is logged, and the agent goes on."""
+
+_MESSAGE = 10_000
+
+
+def quietly(action: Callable[[], object]) -> None:
+    """Run an exporter's or a callback's code: what it raises is logged, never raised into the agent."""
+    try:
+        action()
+    except Exception:
+        if STRICT:
+            raise
+        logger.warning("ignored an error outside the agent", exc_info=True)
+
+
+@contextlib.contextmanager
+def harmless(what: str) -> Iterator[None]:
+    """Keep a bug of an adapter from the agent: only stops, and warnings a user made errors, come out of this block."""
+    try:
+        yield
+    except (ShearpinError, EnforcementGapWarning):
+        raise
+    except Exception:
+        if STRICT:
+            raise
+        logger.warning("an error in Shearpin's %s was ignored: this call is not recorded", what, exc_info=True)
+
+
+def describe_error(error: BaseException) -> SpanError:
+    """An exception as the trace keeps it; its own text may be hostile or broken."""
+    try:
+        message = str(error)[:_MESSAGE]
+    except Exception:  # noqa: BLE001 - a broken __str__ must not break the agent
+        message = "<no message: its __str__ failed>"
+    return SpanError(type(error).__name__, message, _traceback(error))
+
+
+def _traceback(error: BaseException) -> str:
+    if isinstance(error, RunStoppedError):  # raised by us: where from says nothing
+        return ""
+    try:
+        return "".join(traceback.format_exception(error, limit=-20, chain=False))
+    except Exception:  # noqa: BLE001 - formatting calls the error's own code
+        return ""

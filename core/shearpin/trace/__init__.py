@@ -1,0 +1,27 @@
+"""The record of a run: its model, its pool of shared bodies, its file format, and the ambient run."""
+
+from shearpin.trace.model import (
+    DecisionSpan,
+    Identity,
+    LLMSpan,
+    NodeSpan,
+    Span,
+    SpanError,
+    Stop,
+    ToolSpan,
+    Trace,
+    Usage,
+)
+
+__all__ = [
+    "DecisionSpan",
+    "Identity",
+    "LLMSpan",
+    "NodeSpan",
+    "Span",
+    "SpanError",
+    "Stop",
+    "ToolSpan",
+    "Trace",
+    "Usage",
+]

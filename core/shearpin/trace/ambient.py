@@ -1,0 +1,74 @@
+"""Which run the code that is running now belongs to.
+
+Shearpin's own blocks leave their place in a context variable. A framework keeps its own (LangChain: the ambient
+config); an adapter registers a locator that reads it, so that nothing has to be set, and forgotten, in the
+framework's context. Where both know a place, the one that started later is the inner one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from shearpin.trace.model import Span
+
+_order = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An open span and the run it is in."""
+
+    run: Any
+    span: Span
+    outer: Place | None = None
+    order: int = field(default_factory=lambda: next(_order))
+
+
+Locator = Callable[[object], "Place | None"]
+_locators: list[Locator] = []
+_place: ContextVar[Place | None] = ContextVar("shearpin_place", default=None)
+
+
+def register_locator(locate: Locator) -> None:
+    """Let a framework say where its running code is: `locate(guard)` gives the place, or None."""
+    if locate not in _locators:
+        _locators.append(locate)
+
+
+def place_of(guard: object | None) -> Place | None:
+    """The innermost open place of `guard` here; of any guard for None."""
+    found = [_own_place(guard), *(locate(guard) for locate in _locators)]
+    return max((place for place in found if place is not None), key=lambda place: place.order, default=None)
+
+
+def _own_place(guard: object | None) -> Place | None:
+    place = _place.get()
+    while place is not None:
+        if (guard is None or place.run.guard is guard) and place.span.end_ns is None:
+            return place
+        place = place.outer
+    return None
+
+
+class Here:
+    """While active, this context's code runs inside a span. Not re-entrant; one per block."""
+
+    __slots__ = ("_place", "_token")
+
+    def __init__(self, run: Any, span: Span) -> None:
+        self._place = Place(run, span, _place.get())
+        self._token: Any = None
+
+    def __enter__(self) -> Here:
+        self._token = _place.set(self._place)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            _place.reset(self._token)
+        except ValueError:  # a generator finalised in another context: that one holds nothing of ours
+            return

@@ -1,0 +1,273 @@
+"""Writes a trace as lines of JSON while it happens; `shearpin.trace.jsonl` describes the lines and reads them.
+
+Whatever a trace holds becomes a line that can be read again: a value JSON has no words for is described, one of the
+wrong type for its field is converted, one too long for a line is left out and says so.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import MISSING, Field, fields
+from functools import cache
+from typing import Any
+
+from shearpin.trace.model import SCHEMA_VERSION, Identity, Span, SpanError, Stop, Trace, Usage
+from shearpin.trace.plain import Plain, plain
+from shearpin.trace.pool import Chain, Pool
+
+LONGEST_VALUE = 1 << 26
+"""Characters of JSON a message or a field may take; what is longer is left out."""
+DEEPEST = 64
+"""Containers within containers, as `shearpin.trace.plain` cuts them."""
+
+_BATCH = 1 << 22
+_FIELD = 1 << 16
+_SHARED = 64
+_DIGITS = 14_000  # in bits: Python neither writes nor reads more than 4,300 decimal digits
+_UNFIT = (TypeError, ValueError, RecursionError, RuntimeError)
+_NESTED = (Usage, SpanError, Identity)
+_RUN = frozenset({"name", "identity", "started_ns", "stored_input"})
+_NOT_WRITTEN = frozenset({"trace_id", "spans", "pool", "stop"})
+# Whatever is not in a start is in the end; a start may be written when the span has long ended.
+_KNOWN_AT_END = frozenset(
+    "end_ns status error stored_output attributes cumulative_cost_usd cumulative_tokens response_model reply tool_calls "
+    "reasoning finish_reason response_id time_to_first_token_ns usage usage_estimated price_source http_status".split()
+)
+_LONE = re.compile("[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]")
+_dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+class TraceLines:
+    """The lines of one trace in one file; remembers what is written. One thread at a time.
+
+    The run may be changing the trace meanwhile: a line then holds what is newer, never less. Every method returns
+    whole lines. `finished` also writes what was not told of before: alone, it writes a whole trace.
+    """
+
+    __slots__ = ("_bodies", "_ended", "_head", "_links", "_number", "_sums", "trace")
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self._head = f'{{"of":{_dump(trace.trace_id)},"by":"{os.urandom(4).hex()}","n":'
+        self._number = self._bodies = 0
+        self._links = 1
+        self._ended: set[str] = set()
+        self._sums = ""
+
+    def started(self, span: Span, attributes: dict[str, Any]) -> bytes:
+        """`span` started, with these attributes."""
+        if span.kind == "decision":  # an instant: its end follows and says it all
+            return b""
+        record = _record(span, self.trace.pool, without=_KNOWN_AT_END)
+        return self._lines("started", record | {"attributes": attributes} if attributes else record)
+
+    def ended(self, span: Span) -> bytes:
+        """`span` ended; all of it is written, so that its start need not have been."""
+        self._ended.add(span.span_id)
+        return self._lines("ended", _record(span, self.trace.pool))
+
+    def finished(self) -> bytes:
+        """The run ended, or was paused."""
+        untold = [span for span in list(self.trace.spans) if span.span_id not in self._ended]
+        record = _record(self.trace, self.trace.pool, without=_NOT_WRITTEN)
+        if self.trace.stop is not None:
+            record["stop"] = _stop(self.trace.stop)
+        return b"".join([*map(self.ended, untold), self._lines("finished", record)])
+
+    def _lines(self, kind: str, record: dict[str, Any]) -> bytes:
+        begin = [] if self._number else [self._run()]
+        last = _json(record, _shortened)
+        # The pool comes after the record was made, which may refer to what was added meanwhile.
+        return b"".join([*begin, *self._pool(), self._line(kind, last, self._new_sums())])
+
+    def _run(self) -> bytes:
+        record = _record(self.trace, self.trace.pool, only=_RUN)
+        return self._line("run", _json({"schema": SCHEMA_VERSION} | record, _shortened))
+
+    def _pool(self) -> Iterator[bytes]:
+        pool = self.trace.pool
+        links = pool.links[self._links :]  # before the bodies: what a link names is there before it
+        bodies = len(pool.bodies)
+        while self._bodies < bodies or links:
+            first, texts = self._bodies, list(self._batch(pool, bodies))
+            new = links if self._bodies == bodies else []
+            items = f'"bodies":[{",".join(texts)}],"links":{_dump(new)}'
+            yield self._line("pool", f'{{"from":[{first},{self._links}],{items}}}')
+            self._links += len(new)
+            links = links[len(new) :]
+
+    def _batch(self, pool: Pool, until: int) -> Iterator[str]:
+        size = 0
+        while self._bodies < until and size < _BATCH:
+            text = _json(pool.bodies[self._bodies], _shortened_body)
+            self._bodies += 1
+            size += len(text)
+            yield text
+
+    def _new_sums(self) -> str:
+        trace = self.trace
+        counts = {"steps": trace.steps, "llm_calls": trace.llm_calls, "tool_calls": trace.tool_calls}
+        sums = _json(counts | {"usage": _record(trace.usage, trace.pool)}, dict)
+        if sums == self._sums:
+            return ""
+        self._sums = sums
+        return f',"sums":{sums}'
+
+    def _line(self, kind: str, text: str, more: str = "") -> bytes:
+        line = f'{self._head}{self._number},"{kind}":{text}{more}}}\n'
+        self._number += 1
+        return _utf8(line)
+
+
+# --- records ------------------------------------------------------------------------------------------------
+
+
+def _record(
+    item: object, pool: Pool, *, only: Collection[str] = (), without: Collection[str] = ()
+) -> dict[str, Any]:
+    """The fields of a part of a trace that differ from their defaults."""
+    record: dict[str, Any] = {}
+    for name, default, convert in _columns(type(item)):
+        value = getattr(item, name)
+        if (only and name not in only) or name in without or _same(value, default):
+            continue
+        if name.startswith("stored_"):
+            value = _stored(value, pool)
+        elif isinstance(value, _NESTED):
+            value = _record(value, pool)
+        elif convert is not None and value is not None and type(value) is not convert:
+            value = _converted(value, convert)
+        record[name] = value
+    return record
+
+
+def _same(value: object, default: object) -> bool:
+    # Values of other types are not compared: an array answers with an array.
+    return value is default or (type(value) is type(default) and value == default)
+
+
+_CONVERT: dict[str, Callable[[Any], Any]] = {
+    f"{kind.__name__}{optional}": kind for kind in (str, int, float, bool) for optional in ("", " | None")
+}
+
+
+@cache
+def _columns(kind: Any) -> list[tuple[str, object, Callable[[Any], Any] | None]]:
+    columns: Iterable[Field[Any]] = fields(kind)
+    return [(column.name, _default(column), _CONVERT.get(str(column.type))) for column in columns]
+
+
+def _default(column: Field[Any]) -> object:
+    return column.default if column.default_factory is MISSING else column.default_factory()
+
+
+def _converted(value: object, convert: Callable[[Any], Any]) -> Plain:
+    with suppress(Exception):  # any class may be in the way, with any error
+        return convert(value)
+    return None
+
+
+def _stored(value: object, pool: Pool, depth: int = 8) -> Plain:
+    """Parts of the pool by their place in it, in lists that begin with a word; any other list is put in one."""
+    kind = type(value)
+    if value is None or kind is int or kind is bool or kind is float:
+        return value
+    if isinstance(value, Chain) and value.pool is pool:
+        return ["chain", value.node, len(value)]
+    if kind is dict or (isinstance(value, str) and len(value) > _SHARED):
+        index = pool.index_of(value)
+        if index is not None:
+            return ["body", index]
+    if isinstance(value, dict) and depth:
+        return {key: _stored(item, pool, depth - 1) for key, item in list(value.items())}
+    return value if kind is str else ["json", value]
+
+
+def _stop(stop: Stop) -> dict[str, Any]:
+    error = stop.error
+    facts = {"type": type(error).__name__, "message": str(error), "facts": plain(error.as_dict())}
+    return {"error": facts, "rule": stop.rule, "span_id": stop.span_id}
+
+
+# --- JSON ---------------------------------------------------------------------------------------------------
+
+
+def _json(value: Plain, shorten: Callable[[Any], Any]) -> str:
+    try:
+        text = _dump(value)
+        fits = not nested_deeper(value, text, DEEPEST + 10)
+    except _UNFIT:
+        text, fits = "", False
+    if not fits:
+        value = _tame(value, ())
+        text = _dump(value)
+    return text if len(text) <= LONGEST_VALUE else _dump(shorten(value))
+
+
+def nested_deeper(value: Plain, text: str, depth: int) -> bool:
+    """Is `value`, whose JSON is `text`, nested deeper than this? Most cannot be, for want of brackets."""
+    if text.count("{") + text.count("[") <= depth:
+        return False
+    layer: list[Any] = [value]
+    while layer and depth >= 0:
+        parts = [item.values() if isinstance(item, dict) else item for item in layer]
+        layer = [item for part in parts for item in part if isinstance(item, dict | list | tuple)]
+        depth -= 1
+    return bool(layer)
+
+
+def _tame(value: object, path: tuple[int, ...]) -> Plain:
+    """Like `plain`, also of what a run is changing at this moment, and with a way to write enormous numbers."""
+    if isinstance(value, int) and value.bit_length() > _DIGITS:
+        return hex(value)
+    if not isinstance(value, dict | list | tuple | Chain):
+        copied = plain(value)
+        return _tame(copied, path) if isinstance(copied, dict | list) else copied
+    if id(value) in path or len(path) > DEEPEST:
+        return "<cycle>" if id(value) in path else "<too deep>"
+    inside = (*path, id(value))
+    if isinstance(value, dict):
+        items = list(value.items())  # in one go: no other thread comes between
+        return {str(key): _tame(item, inside) for key, item in items}
+    return [_tame(item, inside) for item in list(value)]
+
+
+def _shortened(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without its long fields, or with a word in their place where the field is open to it."""
+    short: dict[str, Any] = {}
+    for name, value in record.items():
+        size = len(_dump(value))
+        if size <= _FIELD:
+            short[name] = value
+        elif isinstance(value, str) or name.startswith("stored_"):
+            short[name] = _left_out(size)
+    return short
+
+
+def _shortened_body(body: Plain) -> Plain:
+    if not isinstance(body, dict):
+        return _left_out(len(_dump(body)))
+    sizes = {key: len(_dump(value)) for key, value in body.items()}
+    return {key: value if sizes[key] <= _FIELD else _left_out(sizes[key]) for key, value in body.items()}
+
+
+def _left_out(size: int) -> str:
+    return f"<left out: {size:,} characters>"
+
+
+def _utf8(line: str) -> bytes:
+    """UTF-8. Half a surrogate pair, which UTF-8 cannot hold, is escaped; two halves kept apart stay so."""
+    try:
+        return line.encode()
+    except UnicodeEncodeError:
+        return _LONE.sub(lambda half: f"\\u{ord(half[0]):04x}", line).encode("utf-8", "surrogatepass")
+
+
+def finite(value: float | None) -> bool:
+    """Is it a number that can be reckoned with?"""
+    return value is not None and math.isfinite(value)

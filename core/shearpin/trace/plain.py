@@ -1,0 +1,64 @@
+"""Any Python value as plain data: what a trace holds is JSON, a copy, and never executes anything when read."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from functools import singledispatch
+from typing import Any
+
+Plain = Any
+"""None, bool, int, float, str, or lists and string-keyed dicts of these (mypy has no useful recursive alias here)."""
+
+_ATOMS = (str, int, bool, type(None))
+_DEPTH = 64
+_REPR = 2_000
+
+
+def plain(value: object) -> Plain:
+    """A copy of `value` that is JSON: containers are copied, foreign objects described, cycles cut."""
+    return _copy(value, ())
+
+
+def register_plain(kind: type, convert: Callable[[Any], object]) -> None:
+    """Say how objects of a framework's class are recorded; `convert` may return anything `plain` understands."""
+    _describe.register(kind)(convert)
+
+
+def _copy(value: object, path: tuple[int, ...]) -> Plain:
+    kind = type(value)
+    if kind in _ATOMS:
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else repr(value)  # type: ignore[arg-type]
+    if len(path) >= _DEPTH or id(value) in path:
+        return "<cycle>" if id(value) in path else "<too deep>"
+    inside = (*path, id(value))
+    if isinstance(value, Mapping):
+        return {key if type(key) is str else str(key): _copy(item, inside) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_copy(item, inside) for item in value]
+    try:
+        described = _describe(value)
+    except Exception as error:  # noqa: BLE001 - a hostile or broken object must not break the agent
+        return f"<{kind.__name__}: {type(error).__name__} while it was recorded>"
+    return described if type(described) in _ATOMS else _copy(described, inside)
+
+
+@singledispatch
+def _describe(value: object) -> object:
+    """Objects nobody registered: records become dicts, the rest their repr."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if hasattr(value, "model_dump") and not isinstance(value, type):  # pydantic, without importing it
+        return value.model_dump()  # type: ignore[attr-defined]
+    if isinstance(value, str | int | float):  # subclasses, enums among them
+        return str(value) if isinstance(value, str) else float(value)
+    return repr(value)[:_REPR]
+
+
+@_describe.register
+def _(value: bytes) -> object:
+    return "base64:" + base64.b64encode(value).decode("ascii")

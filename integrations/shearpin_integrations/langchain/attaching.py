@@ -1,0 +1,35 @@
+"""`shearpin.attach` for LangChain runnables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.callbacks import BaseCallbackManager
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+
+from shearpin import Guard
+from shearpin_integrations.langchain.handler import ShearpinCallbackHandler
+
+
+def attach(agent: Any, guard: Guard, *, service: str | None = None, **identity: Any) -> Any:
+    """A runnable that calls `agent` with the handler in every call's own config; None for anything else.
+
+    Not ``with_config``: a graph of older LangGraph versions drops bound callbacks when the call brings its own.
+    """
+    if not isinstance(agent, Runnable):
+        return None
+    handler = ShearpinCallbackHandler(guard)
+    facts = {"service": service, **identity}
+    given = {key: value for key, value in facts.items() if value is not None}
+
+    def add(config: RunnableConfig) -> RunnableConfig:
+        metadata = {**given, **(config.get("metadata") or {})}
+        return {"callbacks": _with(config.get("callbacks"), handler), "metadata": metadata}
+
+    return RunnableBinding(bound=agent, config={}, config_factories=[add])
+
+
+def _with(callbacks: Any, handler: ShearpinCallbackHandler) -> Any:
+    """Only what is missing: the binding merges this into the callbacks there are."""
+    present = callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks or []
+    return [] if handler in present else [handler]

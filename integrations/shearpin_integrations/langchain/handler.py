@@ -1,0 +1,448 @@
+"""The callback handler: LangChain's and LangGraph's events as starts and ends of spans.
+
+How a stop gets out: the handler raises in ``on_*_start``, before the body runs. That reaches the caller in every mode
+only for a *synchronous* handler with ``raise_error`` (an async one is swallowed in sync calls) that runs *inline* (a
+legacy LLM under `ainvoke` skips handlers that do not, as soon as another one does). Everything that swallows the
+exception afterwards meets the latch: each later start raises it again, and so does the end of the outermost call.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.documents import Document
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import LLMResult
+
+from shearpin import EnforcementGapWarning, Guard
+from shearpin.adapter import HOOK, Place, harmless, register_pass_through
+from shearpin_integrations.langchain.mending import mended
+from shearpin_integrations.langchain.reading import (
+    answered_calls,
+    holds_answer,
+    read_result,
+    tool_arguments,
+    tool_result,
+)
+from shearpin_integrations.langchain.tracking import Entry, Role, Root, tracker_of
+
+_IDENTITY = ("user_id", "tenant", "team", "organization", "task_type", "version", "env")
+_FRAMEWORK = ("ls_", "lc_", "langgraph_", "session_id", "thread_id", "checkpoint", "service")
+_HOOKS = (".before_agent", ".before_model", ".after_model", ".after_agent")
+
+
+def _harmless(event: Callable[..., None]) -> Callable[..., None]:
+    """A bug of ours in an event costs a record, never the agent: with `raise_error` it would break the call."""
+
+    @functools.wraps(event)
+    def call(self: ShearpinCallbackHandler, *args: Any, **kwargs: Any) -> None:
+        with harmless(event.__name__):
+            event(self, *args, **kwargs)
+
+    return call
+
+
+class ShearpinCallbackHandler(BaseCallbackHandler):
+    """Enforce a guard's rules on everything called with this handler in ``config["callbacks"]``.
+
+    One handler may serve any number of concurrent calls. The config's ``metadata`` may hold ``session_id`` (the
+    ``thread_id`` by default), ``user_id``, ``tenant``, ``team``, ``organization``, ``task_type``, ``version``, ``env``.
+    """
+
+    raise_error = True
+    run_inline = True
+
+    def __init__(self, guard: Guard) -> None:
+        self.guard = guard
+        self._tracker = tracker_of(guard)
+
+    # --- chains, graphs and their nodes ---------------------------------------------------------------------------
+
+    @_harmless
+    def on_chain_start(
+        self,
+        serialized: dict[str, Any] | None,
+        inputs: Any,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if run_id in self._tracker.entries:
+            return
+        facts = metadata or {}
+        name = _name(serialized, kwargs)
+        parent = self._tracker.parent(parent_run_id)
+        if parent is None:
+            self._open(run_id, name, inputs, facts, tags, role="run")
+        elif facts.get("langgraph_node") == name and any(tag.startswith("graph:step:") for tag in tags or ()):
+            self._start_node(run_id, name, parent, inputs, facts)
+        else:
+            parent.root.run.check()
+            self._tracker.add(run_id, Entry(parent.root, parent.place, "inside", name, inputs))
+
+    @_harmless
+    def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        entry = self._tracker.remove(run_id)
+        if entry is None:
+            return
+        if entry.role == "run":
+            self._close(entry, outputs)
+        elif entry.role == "span":
+            self.record_unstarted(entry, outputs)
+            entry.root.run.end(entry.place.span, output=outputs)
+
+    @_harmless
+    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        entry = self._tracker.remove(run_id)
+        if entry is None:
+            return
+        if entry.role == "run":
+            self._tracker.close(entry.root)
+            entry.root.run.close(error)
+        elif entry.role == "span":
+            self.fail(entry, error)
+
+    # --- models ---------------------------------------------------------------------------------------------------
+
+    @_harmless
+    def on_chat_model_start(
+        self,
+        serialized: dict[str, Any],
+        messages: list[list[BaseMessage]],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._start_model(serialized, messages[0] if messages else [], run_id, parent_run_id, tags, metadata, kwargs)
+
+    @_harmless
+    def on_llm_start(
+        self,
+        serialized: dict[str, Any],
+        prompts: list[str],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        prompt = [{"role": "user", "content": text} for text in prompts]
+        self._start_model(serialized, prompt, run_id, parent_run_id, tags, metadata, kwargs)
+
+    @_harmless
+    def on_llm_new_token(self, token: str, *, run_id: UUID, **kwargs: Any) -> None:
+        entry = self._tracker.entries.get(run_id)
+        if entry is not None:
+            entry.root.run.first_token(entry.place.span)
+            entry.root.run.check()  # a stopped run pulls nothing more out of a stream
+
+    @_harmless
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        self._end_call(run_id, response, reply=read_result(response))
+
+    @_harmless
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        self._fail_call(run_id, error, reply=read_result(kwargs.get("response")))
+
+    # --- tools and retrievers -------------------------------------------------------------------------------------
+
+    @_harmless
+    def on_tool_start(  # noqa: PLR0913 - LangChain's signature
+        self,
+        serialized: dict[str, Any],
+        input_str: str,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        inputs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        call_id = kwargs.get("tool_call_id")
+        arguments = tool_arguments(inputs, input_str)
+        name = _name(serialized, kwargs)
+        entry = self._start_call("tool", name, run_id, parent_run_id, tags, metadata, input=arguments, call_id=call_id)
+        if entry is not None and call_id is not None:
+            entry.root.started_calls.add(call_id)
+
+    @_harmless
+    def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        self._end_call(run_id, output, output=tool_result(output), status=_tool_status(output))
+
+    @_harmless
+    def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        self._fail_call(run_id, error)
+
+    @_harmless
+    def on_retriever_start(
+        self,
+        serialized: dict[str, Any],
+        query: str,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._start_call(
+            "retriever", _name(serialized, kwargs), run_id, parent_run_id, tags, metadata, input={"query": query}
+        )
+
+    @_harmless
+    def on_retriever_end(self, documents: Sequence[Document], *, run_id: UUID, **kwargs: Any) -> None:
+        self._end_call(run_id, documents, output=list(documents))
+
+    @_harmless
+    def on_retriever_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        self._fail_call(run_id, error)
+
+    # --- inside: runs ---------------------------------------------------------------------------------------------
+
+    def _open(  # noqa: PLR0913 - what LangChain says of a root
+        self,
+        run_id: UUID,
+        name: str,
+        inputs: Any,
+        metadata: Mapping[str, Any],
+        tags: Sequence[str] | None,
+        role: Role,
+    ) -> Entry:
+        _know_langgraph()
+        label = str(metadata.get("lc_agent_name") or metadata.get("service") or name)
+        run = self.guard.run(label, tags=tags or (), input=inputs, **identity_of(metadata))
+        thread = metadata.get("thread_id")
+        root = Root(run, None if thread is None else str(thread))
+        paused = self._tracker.resume(root.thread) if _resumes(inputs) else None
+        if paused is not None:
+            run.resume(paused)
+        else:
+            run.open()
+        entry = Entry(root, Place(run, run.span), role, name, inputs)
+        self._tracker.add(run_id, entry)
+        return entry
+
+    def _close(self, entry: Entry, outputs: Any) -> None:
+        root = entry.root
+        self._tracker.close(root)
+        if entry.role == "run" and not root.children and holds_answer(outputs):
+            self._warn_of_unseen(root)
+        root.run.returned(outputs)
+        if root.paused and root.thread and root.run.stopped is None:
+            self._tracker.pause(root.thread, root.run)
+        root.run.close(status="paused" if root.paused else None)
+
+    def _warn_of_unseen(self, root: Root) -> None:
+        text = (
+            f"{root.run.name}: an answer came but none of its calls reached Shearpin, so nothing was enforced; pass the "
+            "handler as config={'callbacks': [handler]}, where calls below inherit it"
+        )
+        root.run.gap(text)
+        warnings.warn(text, EnforcementGapWarning, stacklevel=2)
+
+    # --- inside: spans --------------------------------------------------------------------------------------------
+
+    def _start_node(
+        self, run_id: UUID, name: str, parent: Entry, inputs: Any, metadata: Mapping[str, Any]
+    ) -> None:
+        root = parent.root
+        root.children += 1
+        if parent.role == "inside":  # only now it shows that this chain is a graph of its own
+            self._promote(parent)
+        if isinstance(inputs, dict) and (whole := mended(inputs.get("messages") or ())) is not None:
+            inputs["messages"] = whole  # this node's own copy of the state; the checkpoint stays as it is
+        state = inputs.get("state", inputs) if isinstance(inputs, dict) and "__type" in inputs else inputs
+        root.run.reached(state)
+        span = root.run.start(
+            "node",
+            name,
+            parent=parent.place.span,
+            input=state,
+            thread_id=metadata.get("thread_id"),
+            checkpoint_id=metadata.get("checkpoint_id"),
+            attributes={HOOK: True} if name.endswith(_HOOKS) else {},
+        )
+        self._tracker.add(run_id, Entry(root, Place(root.run, span), "span", name))
+
+    def _promote(self, entry: Entry) -> None:
+        run = entry.root.run
+        span = run.start("agent", entry.name, parent=entry.place.span, input=entry.inputs)
+        entry.place, entry.role, entry.inputs = Place(run, span), "span", None
+
+    def _start_model(
+        self,
+        serialized: dict[str, Any],
+        messages: Sequence[Any],
+        run_id: UUID,
+        parent_run_id: UUID | None,
+        tags: list[str] | None,
+        metadata: dict[str, Any] | None,
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        facts, params = metadata or {}, kwargs.get("invocation_params") or {}
+        # Not params["model_name"]: a model chosen per call leaves the old name there.
+        model = facts.get("ls_model_name") or params.get("model") or _name(serialized, kwargs)
+        self._start_call(
+            "llm",
+            str(model),
+            run_id,
+            parent_run_id,
+            tags,
+            metadata,
+            messages=messages,
+            tools=params.get("tools") or params.get("functions") or (),
+            provider=facts.get("ls_provider"),
+            request_model=str(model),
+            temperature=facts.get("ls_temperature"),
+            max_tokens=facts.get("ls_max_tokens"),
+            seed=params.get("seed"),
+        )
+
+    def _start_call(
+        self,
+        kind: str,
+        name: str,
+        run_id: UUID,
+        parent_run_id: UUID | None,
+        tags: list[str] | None,
+        metadata: dict[str, Any] | None,
+        **fields: Any,
+    ) -> Entry | None:
+        if run_id in self._tracker.entries:
+            return None
+        parent = self._tracker.parent(parent_run_id)
+        role: Literal["call", "span"] = "span" if parent else "call"
+        if parent is None:  # called by itself: a run of one call
+            asked = fields.get("input", fields.get("messages"))
+            parent = self._open(run_id, name, asked, metadata or {}, tags, role)
+        root = parent.root
+        root.children += 1
+        try:
+            span = root.run.start(kind, name, parent=parent.place.span, **fields)
+        except BaseException as stop:
+            if role == "call":  # nobody tells the end of a call that never started
+                self._tracker.close(root)
+                root.run.close(stop)
+            raise
+        entry = Entry(root, Place(root.run, span), role, name)
+        self._tracker.add(run_id, entry)
+        return entry
+
+    def _end_call(self, run_id: UUID, outputs: Any, **fields: Any) -> None:
+        entry = self._tracker.remove(run_id)
+        if entry is not None:
+            entry.root.run.end(entry.place.span, **fields)
+            if entry.role == "call":
+                self._close(entry, outputs)
+
+    def _fail_call(self, run_id: UUID, error: BaseException, **fields: Any) -> None:
+        entry = self._tracker.remove(run_id)
+        if entry is not None:
+            self.fail(entry, error, **fields)
+            if entry.role == "call":
+                self._tracker.close(entry.root)
+                entry.root.run.close(error)
+
+    def fail(self, entry: Entry, error: BaseException, **fields: Any) -> None:
+        """An action raised; LangGraph's own control flow is no failure."""
+        run, span = entry.root.run, entry.place.span
+        flow = _control_flow(error)
+        if flow == "interrupt":
+            entry.root.paused = True
+            run.fail(span, error, status="paused", **fields)
+        elif flow == "command":
+            try:
+                if span.kind == "agent":
+                    run.handoff(span.name, str(getattr(error.args[0], "goto", "") or ""), parent=span)
+            finally:
+                run.end(span, **fields)
+        else:
+            run.fail(span, error, **fields)
+
+    def record_unstarted(self, entry: Entry, outputs: Any) -> None:
+        """Calls that were answered without a start: of unknown tools, or by a middleware in the tool's place."""
+        root = entry.root
+        for message in answered_calls(outputs):
+            if message.tool_call_id in root.started_calls:
+                continue
+            call = root.run.asked(message.tool_call_id)
+            if call is None:
+                continue
+            root.started_calls.add(message.tool_call_id)
+            span = root.run.start(
+                "tool",
+                str(call["name"]),
+                parent=entry.place.span,
+                input=call["arguments"],
+                call_id=message.tool_call_id,
+            )
+            root.run.end(span, output=message.content, status=_tool_status(message))
+
+
+def identity_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Who a call belongs to, from its config's metadata; the rest of it is the user's own."""
+    session = metadata.get("session_id") or metadata.get("thread_id")
+    given = {key: metadata.get(key) for key in _IDENTITY}
+    own = {key: value for key, value in metadata.items() if key not in given and not key.startswith(_FRAMEWORK)}
+    return {"session_id": None if session is None else str(session), "metadata": own, **given}
+
+
+def _name(serialized: Mapping[str, Any] | None, kwargs: Mapping[str, Any]) -> str:
+    facts = serialized or {}
+    return str(kwargs.get("name") or facts.get("name") or (facts.get("id") or ["run"])[-1])
+
+
+def _tool_status(output: object) -> Any:
+    return "error" if getattr(output, "status", None) == "error" else "ok"
+
+
+# --- LangGraph, without importing it ------------------------------------------------------------------------------
+
+
+def _errors() -> Any:
+    return sys.modules.get("langgraph.errors")
+
+
+def _know_langgraph() -> None:
+    """Once LangGraph is there, a stop is also its pass-through exception: its retries and handlers let that by."""
+    if (errors := _errors()) is not None:
+        register_pass_through(errors.GraphBubbleUp)
+
+
+def _control_flow(error: BaseException) -> str | None:
+    errors = _errors()
+    if errors is None or not isinstance(error, errors.GraphBubbleUp):
+        return None
+    if isinstance(error, errors.GraphInterrupt):
+        return "interrupt"
+    return "command" if isinstance(error, errors.ParentCommand) else None
+
+
+def _resumes(inputs: object) -> bool:
+    """Does this input continue a paused thread, rather than give it new work?"""
+    return inputs is None or getattr(inputs, "resume", None) is not None
+
+
+class _Quiet(logging.Filter):
+    """LangChain logs each exception of a handler as a warning; ours is the stop the user asked for."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "ShearpinCallbackHandler" not in record.getMessage()
+
+
+logging.getLogger("langchain_core.callbacks.manager").addFilter(_Quiet())

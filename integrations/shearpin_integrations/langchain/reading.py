@@ -1,0 +1,127 @@
+"""LangChain's objects in the trace's words: messages, replies, documents, tool arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.documents import Document
+from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMessage
+from langchain_core.outputs import Generation, LLMResult
+
+from shearpin import Usage
+from shearpin.adapter import Reply, parse_arguments, read_usage, register_plain
+
+_ROLES = {"human": "user", "ai": "assistant", "HumanMessageChunk": "user", "AIMessageChunk": "assistant"}
+_OWN_MODULES = ("langchain", "langchain_core", "langgraph")
+
+
+def message_dict(message: BaseMessage) -> dict[str, Any]:
+    """A message as every framework's messages are recorded. Its id is left out: it is new in every run."""
+    role = message.role if isinstance(message, ChatMessage) else _ROLES.get(message.type, message.type)
+    record: dict[str, Any] = {"role": role, "content": message.content}
+    if message.name:
+        record["name"] = message.name
+    if isinstance(message, AIMessage) and (message.tool_calls or message.invalid_tool_calls):
+        record["tool_calls"] = tool_calls(message)
+    if isinstance(message, ToolMessage):
+        record["tool_call_id"] = message.tool_call_id
+        if message.status == "error":
+            record["status"] = "error"
+    return record
+
+
+def tool_calls(message: AIMessage) -> list[dict[str, Any]]:
+    """The calls a model asked for, those with unreadable arguments too."""
+    good = [{"id": call["id"], "name": call["name"], "arguments": call["args"]} for call in message.tool_calls]
+    bad = [
+        {"id": call.get("id"), "name": call.get("name"), "arguments": call.get("args")}
+        for call in message.invalid_tool_calls
+    ]
+    return good + bad
+
+
+def read_result(result: LLMResult | None) -> Reply | None:
+    """The reply in a callback's result; None when nothing came."""
+    generation = _first(result)
+    if result is None or generation is None:
+        return None
+    message = getattr(generation, "message", None)
+    if not isinstance(message, AIMessage):
+        info = generation.generation_info or {}
+        return Reply(
+            text=generation.text, finish_reason=info.get("finish_reason"), usage=_usage_of_output(result.llm_output)
+        )
+    return _read_message(message, result.llm_output)
+
+
+def _read_message(message: AIMessage, llm_output: Mapping[str, Any] | None) -> Reply:
+    facts = message.response_metadata
+    usage: Any = message.usage_metadata
+    return Reply(
+        text=_blocks(message, ("text",), "text") if isinstance(message.content, list) else message.content,
+        tool_calls=tool_calls(message),
+        reasoning=message.additional_kwargs.get("reasoning_content") or _blocks(message, _THOUGHTS, *_THOUGHTS),
+        finish_reason=facts.get("finish_reason") or facts.get("stop_reason"),
+        response_id=facts.get("id") or message.id,
+        response_model=facts.get("model_name") or facts.get("model"),
+        usage=read_usage(usage) or _usage_of_output(llm_output),
+        # The only mark LangChain leaves on an answer from its own cache.
+        from_cache=bool(usage) and usage.get("total_cost") == 0,
+    )
+
+
+_THOUGHTS = ("reasoning", "thinking")
+
+
+def _blocks(message: AIMessage, kinds: Sequence[str], *keys: str) -> str | None:
+    if not isinstance(message.content, list):
+        return None
+    blocks = [block for block in message.content if isinstance(block, dict) and block.get("type") in kinds]
+    plain = [block for block in message.content if isinstance(block, str)] if "text" in kinds else []
+    return "".join([*plain, *(str(block.get(key) or "") for block in blocks for key in keys)]) or None
+
+
+def _usage_of_output(llm_output: Mapping[str, Any] | None) -> Usage | None:
+    return read_usage((llm_output or {}).get("token_usage"))
+
+
+def _first(result: LLMResult | None) -> Generation | None:
+    generations = result.generations if result is not None else []
+    first = generations[0][0] if generations and generations[0] else None
+    return first if isinstance(first, Generation) else None
+
+
+def tool_arguments(inputs: Mapping[str, Any] | None, text: str) -> object:
+    """What a tool was called with, without the runtime objects a framework injects: those never repeat."""
+    if inputs is None:
+        return parse_arguments(text)
+    return {name: value for name, value in inputs.items() if not _injected(value)}
+
+
+def _injected(value: object) -> bool:
+    return not isinstance(value, BaseMessage | Document) and type(value).__module__.split(".")[0] in _OWN_MODULES
+
+
+def tool_result(output: object) -> object:
+    """What a tool returned: a message's content, else the value itself."""
+    return output.content if isinstance(output, ToolMessage) else output
+
+
+def answered_calls(output: object) -> list[ToolMessage]:
+    """The tool messages in a node's update, whatever its shape."""
+    update = getattr(output, "update", output)  # a Command carries its update
+    messages = update.get("messages") if isinstance(update, Mapping) else update
+    found = messages if isinstance(messages, list | tuple) else [messages]
+    return [message for message in found if isinstance(message, ToolMessage)]
+
+
+def holds_answer(output: object) -> bool:
+    """Does a chain's output hold a model's answer?"""
+    messages = output.get("messages") if isinstance(output, Mapping) else output
+    last = messages[-1] if isinstance(messages, list) and messages else messages
+    return isinstance(last, AIMessage)
+
+
+register_plain(BaseMessage, message_dict)
+register_plain(Document, lambda document: {"content": document.page_content, "metadata": document.metadata})

@@ -1,0 +1,168 @@
+"""Which outermost call a piece of running LangChain code belongs to, where no handler of ours was passed in.
+
+A guarded node sees only its own config, yet its rules count over the whole graph invocation. LangChain's configure
+hook (public: `register_configure_hook`) puts one handler into every callback manager from the first guarded node on;
+it notes who is whose parent, and ends the guards' runs with the outermost call, raising a stop that was swallowed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
+from langchain_core.runnables.config import var_child_runnable_config
+from langchain_core.tracers.context import register_configure_hook
+
+from shearpin import Guard
+from shearpin.adapter import Place
+from shearpin_integrations.langchain.handler import ShearpinCallbackHandler, identity_of
+from shearpin_integrations.langchain.tracking import Entry, Root, tracker_of
+
+
+@dataclass(slots=True)
+class _Call:
+    """An outermost call: what was started in it, and the run of each guard that covers a part of it."""
+
+    name: str
+    metadata: dict[str, Any]
+    ids: set[UUID] = field(default_factory=set[UUID])
+    roots: dict[int, Root] = field(default_factory=dict[int, Root])
+
+
+class Lineage(BaseCallbackHandler):
+    """Parents and roots of everything that goes on in LangChain; decides and records nothing."""
+
+    raise_error = True
+    run_inline = True
+
+    def __init__(self) -> None:
+        self._calls: dict[UUID, _Call] = {}
+        self._lock = threading.Lock()
+
+    def call_of(self, run_id: UUID | None) -> _Call | None:
+        """The outermost call that `run_id` is in."""
+        return self._calls.get(run_id) if run_id is not None else None
+
+    def root_in(self, call: _Call, guard: Guard) -> Root:
+        """The guard's run for this call, opened at its first use."""
+        with self._lock:
+            root = call.roots.get(id(guard))
+            if root is None:
+                run = guard.run(call.name, **identity_of(call.metadata))
+                run.open()
+                root = call.roots[id(guard)] = Root(run, call.metadata.get("thread_id"))
+            return root
+
+    def on_chain_start(
+        self,
+        serialized: dict[str, Any] | None,
+        inputs: Any,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._enter(run_id, parent_run_id, str(kwargs.get("name") or "run"), metadata or {})
+
+    def on_tool_start(
+        self,
+        serialized: dict[str, Any],
+        input_str: str,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._enter(run_id, parent_run_id, str((serialized or {}).get("name")), metadata or {})
+
+    def on_chain_end(self, outputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any) -> None:
+        for root in self._leave(run_id, parent_run_id):
+            root.run.returned(outputs)
+            root.run.close(status="paused" if root.paused else None)
+
+    def on_chain_error(
+        self, error: BaseException, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
+        for root in self._leave(run_id, parent_run_id):
+            root.run.close(error)
+
+    def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        self.on_chain_end(output, run_id=run_id, **kwargs)
+
+    def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        self.on_chain_error(error, run_id=run_id, **kwargs)
+
+    def _enter(self, run_id: UUID, parent_run_id: UUID | None, name: str, metadata: dict[str, Any]) -> None:
+        call = self.call_of(parent_run_id) or _Call(str(metadata.get("lc_agent_name") or name), metadata)
+        call.ids.add(run_id)
+        self._calls[run_id] = call
+
+    def _leave(self, run_id: UUID, parent_run_id: UUID | None) -> list[Root]:
+        """Forget `run_id`; the runs to close, if it was an outermost call."""
+        call = self._calls.pop(run_id, None)
+        if call is None:
+            return []
+        call.ids.discard(run_id)
+        if parent_run_id is not None:
+            return []
+        for left in call.ids:  # a cancelled tool tells no end
+            self._calls.pop(left, None)
+        return list(call.roots.values())
+
+
+_lineage = Lineage()
+_registered = threading.Event()
+
+
+def watch_lineage() -> None:
+    """Begin to note who is whose parent: called when the first node is guarded."""
+    if not _registered.is_set():
+        _registered.set()
+        # The default reaches every thread, where a value set here would only reach this context.
+        register_configure_hook(ContextVar("shearpin_lineage", default=_lineage), inheritable=True)
+
+
+@dataclass(slots=True)
+class Cover:
+    """A stretch of running code that a guard covers: what is called in it is seen by the guard's handler."""
+
+    entry: Entry
+    handler: ShearpinCallbackHandler
+
+
+@contextlib.contextmanager
+def covered(guard: Guard, config: Any = None) -> Iterator[Cover | None]:
+    """Cover the code of this block, in the run of the outermost call; None when the guard sees it already."""
+    managers = [
+        manager
+        for source in (config, var_child_runnable_config.get())
+        if isinstance(manager := (source or {}).get("callbacks"), BaseCallbackManager)
+    ]
+    call = next((call for manager in managers if (call := _lineage.call_of(manager.parent_run_id))), None)
+    tracker = tracker_of(guard)
+    if call is None or any(tracker.entries.get(manager.parent_run_id) for manager in managers):  # type: ignore[call-overload]
+        yield None
+        return
+    root = _lineage.root_in(call, guard)
+    handler = ShearpinCallbackHandler(guard)
+    entry = Entry(root, Place(root.run, root.run.span), "inside")
+    ids = {manager.parent_run_id for manager in managers if manager.parent_run_id is not None}
+    for run_id in ids:
+        tracker.add(run_id, entry)
+    for manager in managers:  # made for this node alone: nobody else calls back through it
+        manager.add_handler(handler, inherit=True)
+    try:
+        yield Cover(entry, handler)
+    finally:
+        for manager in managers:
+            manager.remove_handler(handler)
+        for run_id in ids:
+            tracker.remove(run_id)

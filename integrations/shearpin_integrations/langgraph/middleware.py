@@ -1,0 +1,51 @@
+"""Middleware for `create_agent`: the same rules, and what a callback cannot do.
+
+A callback on an event loop cannot wait; ``awrap_model_call`` can. And it mends a conversation in which an earlier
+stop left tool calls unanswered, which every provider rejects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from langchain.agents.middleware import AgentMiddleware, ModelRequest
+
+from shearpin import Guard
+from shearpin_integrations.langchain.mending import mended
+from shearpin_integrations.langgraph.lineage import covered, watch_lineage
+
+
+class ShearpinMiddleware(AgentMiddleware[Any, Any]):
+    """Enforce a guard's rules on the model and tool calls of one agent, sub-agents in its tools included.
+
+    It counts nothing twice where the guard's handler sees the same call. Put it first: it is then the outermost.
+    """
+
+    def __init__(self, guard: Guard) -> None:
+        super().__init__()
+        self.guard = guard
+        watch_lineage()
+
+    def wrap_model_call(self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Any]) -> Any:
+        with covered(self.guard):
+            return handler(_mend(request))
+
+    async def awrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[Any]]
+    ) -> Any:
+        with covered(self.guard):
+            return await handler(_mend(request))
+
+    def wrap_tool_call(self, request: Any, handler: Callable[[Any], Any]) -> Any:
+        with covered(self.guard, request.runtime.config):
+            return handler(request)
+
+    async def awrap_tool_call(self, request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
+        with covered(self.guard, request.runtime.config):
+            return await handler(request)
+
+
+def _mend(request: ModelRequest[Any]) -> ModelRequest[Any]:
+    messages = mended(request.messages)
+    return request if messages is None else request.override(messages=messages)
