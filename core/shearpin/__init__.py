@@ -5,7 +5,7 @@
     pin = Guard(Budget(usd=0.50, steps=25), LoopBreaker())
 """
 
-from shearpin.attachment import attach
+from shearpin.attachment import attach, install
 from shearpin.errors import (
     BudgetExceededError,
     EnforcementGapWarning,
@@ -39,4 +39,5 @@ __all__ = [
     "attach",
     "current_run",
     "guard",
+    "install",
 ]

@@ -12,6 +12,7 @@ from shearpin.runs.steps import HOOK
 from shearpin.runs.trouble import harmless
 from shearpin.trace.ambient import Place, place_of, register_locator
 from shearpin.trace.exporting import Exporter
+from shearpin.trace.lines import TraceLines
 from shearpin.trace.plain import plain, register_plain
 from shearpin.trace.providers import parse_arguments, read_usage
 from shearpin.trace.reply import Reply
@@ -22,6 +23,7 @@ __all__ = [
     "Place",
     "Reply",
     "Run",
+    "TraceLines",
     "harmless",
     "parse_arguments",
     "place_of",

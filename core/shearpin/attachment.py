@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from shearpin.guards import Guard, guard
@@ -33,6 +34,18 @@ def attach(agent: Agent, *rules: Rule | Guard, service: str | None = None, **ide
     if callable(agent):
         return guard(pin)(agent)
     raise TypeError(f"attach: no installed integration knows {type(agent).__module__}.{type(agent).__qualname__}")
+
+
+def install(pin: Guard) -> None:
+    """Put every framework of this environment under `pin`, for the life of the process, with no code changed.
+
+    It reaches calls that no handler was passed to, and raw threads. LangChain and LangGraph so far.
+    """
+    for entry in entry_points(group=GROUP):
+        if find_spec(entry.name) is not None:
+            integration = import_module(entry.value)
+            if hasattr(integration, "install"):
+                integration.install(pin)
 
 
 def _integrations_for(agent: object) -> Iterator[Callable[..., Any]]:

@@ -83,16 +83,24 @@ class BudgetExceededError(RunStoppedError):
         super().__init__(self._why())
 
     def _why(self) -> str:
-        before = f" before {self.subject}" if self.subject else ""
+        what = self.subject or "the next call"
         limit, spent = amount(self.limit, self.unit), amount(self.spent, self.unit)
         if self.estimate is None:
             return (
-                f"no price is known{before}, and its budget of {limit} counts money; give one with "
+                f"no price is known for {what}, so it cannot run under a budget of {limit}; give its price with "
                 "Guard(prices={model: {'input': ..., 'output': ...}}) or Budget(unknown_price=...)"
             )
+        if self.unit == "seconds":
+            return f"the budget of {limit} per {self.scope} is used up ({spent}), before {what}"
+        if self.unit not in _ESTIMATED:
+            return f"the budget of {limit} per {self.scope} is used up, before {what}"
         held = f", {amount(self.reserved, self.unit)} held by calls in flight" if self.reserved else ""
-        need = f", and this call may need {amount(self.estimate, self.unit)}" if self.estimate else ""
-        return f"budget of {limit} per {self.scope} reached{before}: {spent} spent{held}{need}"
+        need = amount(self.estimate, self.unit)
+        return f"the budget of {limit} per {self.scope} does not fit {what}: {spent} spent{held}, it may need {need}"
+
+
+_ESTIMATED = ("usd", "tokens", "input_tokens", "output_tokens")
+_WORDS = {"llm_calls": "model calls"}
 
 
 class LoopDetectedError(RunStoppedError):
@@ -130,14 +138,15 @@ class EnforcementGapWarning(UserWarning):
 def amount(value: float, unit: str) -> str:
     """A quantity as people write it.
 
-    >>> amount(0.0075, "usd"), amount(3, "llm_calls"), amount(1.5, "seconds")
-    ('$0.0075', '3 llm calls', '1.5 s')
+    >>> amount(0.0075, "usd"), amount(3, "llm_calls"), amount(1, "steps"), amount(1.5, "seconds")
+    ('$0.0075', '3 model calls', '1 step', '1.5 s')
     """
     if unit == "usd":
-        return f"${value:.2f}" if value >= 1 and round(value, 2) == value else f"${value:.6f}".rstrip("0").rstrip(".")
+        return f"${value:,.2f}" if round(value, 2) == value else f"${value:.6f}".rstrip("0").rstrip(".")
     if unit == "seconds":
         return f"{value:.3g} s"
-    return f"{value:,.0f} {unit.replace('_', ' ')}"
+    words = _WORDS.get(unit, unit.replace("_", " "))
+    return f"{value:,.0f} {words.removesuffix('s') if value == 1 else words}"
 
 
 # --- the framework's own class on a stop --------------------------------------------------------------------------

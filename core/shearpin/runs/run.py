@@ -208,6 +208,10 @@ class Run(Block):
         fields.setdefault("http_status", _http_status(error)) if span.kind == "tool" else None
         self.tree.end(span, fields, status=status or _status(error), error=error, cost=cost)
 
+    def withdraw(self, span: Span) -> None:
+        """A call that was admitted is not made after all: give everything back."""
+        self.tree.end(span, {}, status="cancelled", cost="release")
+
     @property
     def stopped(self) -> RunStoppedError | None:
         """The stop of this run's tree, once there is one."""

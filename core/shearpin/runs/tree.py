@@ -138,9 +138,10 @@ class Tree:
                 refusal = self._try(span, outbox)
                 if refusal is None:
                     break
-                deadline = deadline or source.mono_ns() + self._patience_ns(span, refusal)
+                patience = self._patience_ns(span, refusal)
+                deadline = deadline or source.mono_ns() + patience
                 left = (deadline - source.mono_ns()) / 1e9
-                if left <= 0:
+                if not patience or left <= 0:
                     self._refuse(span, refusal, outbox)
                     break
                 future = self._waiters.add()
@@ -217,6 +218,14 @@ class Tree:
                 span.retry = self._tries.get(span.call_id, 0)
                 self._tries[span.call_id] = span.retry + 1
 
+    def _uncount(self, span: Span, cost: Cost) -> None:
+        """A tool that was paused is counted once, when it runs; a model call that was never made is not counted."""
+        if isinstance(span, ToolSpan) and span.status == "paused":
+            self.trace.tool_calls -= 1
+            self._tries.pop(span.call_id or "", None)
+        if span.kind == "llm" and span.status == "cancelled" and cost == "release":
+            self.trace.llm_calls -= 1
+
     # --- an action ends -------------------------------------------------------------------------------------------
 
     def end(  # noqa: PLR0913 - the ways an action can end
@@ -244,9 +253,7 @@ class Tree:
         self._tell(outbox)
 
     def _close(self, span: Span, cost: Cost, outbox: _Outbox) -> None:
-        if status_uncounts(span):
-            self.trace.tool_calls -= 1
-            self._tries.pop(span.call_id or "", None)  # type: ignore[attr-defined]
+        self._uncount(span, cost)
         if isinstance(span, LLMSpan):
             if cost == "settle":
                 charge(span, self.trace, self.settings.prices)
@@ -369,11 +376,6 @@ class Tree:
     def _export(self, event: Literal["span_started", "span_ended"], span: Span) -> None:
         for exporter in self.settings.exporters:
             quietly(lambda exporter=exporter: getattr(exporter, event)(self.trace, span))  # type: ignore[misc]
-
-
-def status_uncounts(span: Span) -> bool:
-    """A tool that was paused is counted once, when it runs."""
-    return isinstance(span, ToolSpan) and span.status == "paused"
 
 
 def _left_open(span: Span, status: TraceStatus) -> SpanStatus:

@@ -1,11 +1,13 @@
-"""`shearpin.attach` for LangChain runnables."""
+"""`shearpin.attach` and `shearpin.install` for LangChain, and so for LangGraph."""
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any
 
 from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from langchain_core.tracers.context import register_configure_hook
 
 from shearpin import Guard
 from shearpin_integrations.langchain.handler import ShearpinCallbackHandler
@@ -27,6 +29,13 @@ def attach(agent: Any, guard: Guard, *, service: str | None = None, **identity: 
         return {"callbacks": _with(config.get("callbacks"), handler), "metadata": metadata}
 
     return RunnableBinding(bound=agent, config={}, config_factories=[add])
+
+
+def install(guard: Guard) -> None:
+    """Put a handler into every callback manager of this process, raw threads included, for the process's life."""
+    handler = ShearpinCallbackHandler(guard)
+    # A value set here would be seen in this context only; the default is seen in every thread.
+    register_configure_hook(ContextVar("shearpin_installed", default=handler), inheritable=True)
 
 
 def _with(callbacks: Any, handler: ShearpinCallbackHandler) -> Any:

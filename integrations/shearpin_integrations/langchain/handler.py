@@ -31,7 +31,7 @@ from shearpin_integrations.langchain.reading import (
     tool_arguments,
     tool_result,
 )
-from shearpin_integrations.langchain.tracking import Entry, Role, Root, tracker_of
+from shearpin_integrations.langchain.tracking import Entry, Role, Root, take_admission, tracker_of
 
 _IDENTITY = ("user_id", "tenant", "team", "organization", "task_type", "version", "env")
 _FRAMEWORK = ("ls_", "lc_", "langgraph_", "session_id", "thread_id", "checkpoint", "service")
@@ -333,7 +333,8 @@ class ShearpinCallbackHandler(BaseCallbackHandler):
         root = parent.root
         root.children += 1
         try:
-            span = root.run.start(kind, name, parent=parent.place.span, **fields)
+            admitted = take_admission(root.run) if kind == "llm" else None
+            span = admitted or root.run.start(kind, name, parent=parent.place.span, **fields)
         except BaseException as stop:
             if role == "call":  # nobody tells the end of a call that never started
                 self._tracker.close(root)

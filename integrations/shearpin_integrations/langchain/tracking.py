@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import UUID
@@ -15,7 +16,7 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.runnables.config import var_child_runnable_config
 
-from shearpin import Guard, RunStoppedError
+from shearpin import Guard, RunStoppedError, Span
 from shearpin.adapter import Place, Run, register_locator
 
 TOMBSTONES = 10_000
@@ -115,6 +116,30 @@ class Tracker:
                 self._tombs[run_id] = stop
             while len(self._tombs) > TOMBSTONES:
                 self._tombs.popitem(last=False)
+
+
+@dataclass(slots=True)
+class Admission:
+    """A model call that was admitted before LangChain starts it, because its caller could wait and a callback cannot.
+
+    The first model call that starts in this context takes it over instead of being admitted again.
+    """
+
+    run: Run
+    span: Span
+    taken: bool = False
+
+
+admission: ContextVar[Admission | None] = ContextVar("shearpin_admission", default=None)
+
+
+def take_admission(run: Run) -> Span | None:
+    """The span admitted for the model call that starts now, if there is one."""
+    admitted = admission.get()
+    if admitted is None or admitted.taken or admitted.run.tree is not run.tree:
+        return None
+    admitted.taken = True
+    return admitted.span
 
 
 _trackers: weakref.WeakKeyDictionary[Guard, Tracker] = weakref.WeakKeyDictionary()

@@ -132,37 +132,46 @@ def watch_lineage() -> None:
 
 @dataclass(slots=True)
 class Cover:
-    """A stretch of running code that a guard covers: what is called in it is seen by the guard's handler."""
+    """A stretch of running code that a guard covers: what is called in it is seen by the guard's handler.
+
+    ``new`` tells that it was not covered before, by a handler of the guard's that its caller passed in.
+    """
 
     entry: Entry
     handler: ShearpinCallbackHandler
+    new: bool
 
 
 @contextlib.contextmanager
 def covered(guard: Guard, config: Any = None) -> Iterator[Cover | None]:
-    """Cover the code of this block, in the run of the outermost call; None when the guard sees it already."""
-    managers = [
-        manager
-        for source in (config, var_child_runnable_config.get())
-        if isinstance(manager := (source or {}).get("callbacks"), BaseCallbackManager)
-    ]
-    call = next((call for manager in managers if (call := _lineage.call_of(manager.parent_run_id))), None)
+    """Cover the code of this block, in the run of the outermost call. None outside of LangChain: nothing to cover."""
+    managers = _managers(config)
+    ids = {manager.parent_run_id for manager in managers if manager.parent_run_id is not None}
     tracker = tracker_of(guard)
-    if call is None or any(tracker.entries.get(manager.parent_run_id) for manager in managers):  # type: ignore[call-overload]
-        yield None
+    handler = ShearpinCallbackHandler(guard)
+    seen = next((entry for run_id in ids if (entry := tracker.entries.get(run_id))), None)
+    call = next((call for run_id in ids if (call := _lineage.call_of(run_id))), None)
+    if seen is not None or call is None:
+        yield Cover(seen, handler, new=False) if seen is not None else None
         return
     root = _lineage.root_in(call, guard)
-    handler = ShearpinCallbackHandler(guard)
     entry = Entry(root, Place(root.run, root.run.span), "inside")
-    ids = {manager.parent_run_id for manager in managers if manager.parent_run_id is not None}
     for run_id in ids:
         tracker.add(run_id, entry)
     for manager in managers:  # made for this node alone: nobody else calls back through it
         manager.add_handler(handler, inherit=True)
     try:
-        yield Cover(entry, handler)
+        yield Cover(entry, handler, new=True)
     finally:
         for manager in managers:
             manager.remove_handler(handler)
         for run_id in ids:
             tracker.remove(run_id)
+
+
+def _managers(config: Any) -> list[BaseCallbackManager]:
+    """The callback managers through which this code calls back: of the config it was given, and the ambient one."""
+    sources = (config, var_child_runnable_config.get())
+    found = [(source or {}).get("callbacks") for source in sources]
+    unique = {id(manager): manager for manager in found if isinstance(manager, BaseCallbackManager)}
+    return list(unique.values())

@@ -6,14 +6,17 @@ stop left tool calls unanswered, which every provider rejects.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from langchain.agents.middleware import AgentMiddleware, ModelRequest
+from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from shearpin import Guard
 from shearpin_integrations.langchain.mending import mended
-from shearpin_integrations.langgraph.lineage import covered, watch_lineage
+from shearpin_integrations.langchain.tracking import Admission, admission
+from shearpin_integrations.langgraph.lineage import Cover, covered, watch_lineage
 
 
 class ShearpinMiddleware(AgentMiddleware[Any, Any]):
@@ -34,8 +37,12 @@ class ShearpinMiddleware(AgentMiddleware[Any, Any]):
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[Any]]
     ) -> Any:
-        with covered(self.guard):
-            return await handler(_mend(request))
+        with covered(self.guard) as cover:
+            request = _mend(request)
+            if cover is None:
+                return await handler(request)
+            async with _admitted(cover, request):
+                return await handler(request)
 
     def wrap_tool_call(self, request: Any, handler: Callable[[Any], Any]) -> Any:
         with covered(self.guard, request.runtime.config):
@@ -44,6 +51,37 @@ class ShearpinMiddleware(AgentMiddleware[Any, Any]):
     async def awrap_tool_call(self, request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
         with covered(self.guard, request.runtime.config):
             return await handler(request)
+
+
+@contextlib.asynccontextmanager
+async def _admitted(cover: Cover, request: ModelRequest[Any]) -> AsyncIterator[None]:
+    """Admit the model call of this block before LangChain starts it: here, calls in flight can be waited for."""
+    run = cover.entry.root.run
+    span = await run.astart("llm", parent=cover.entry.place.span, **_model_call(request))
+    admitted = Admission(run, span)
+    token = admission.set(admitted)
+    try:
+        yield
+    finally:
+        admission.reset(token)
+        if not admitted.taken:  # another middleware answered in the model's place
+            run.withdraw(span)
+
+
+def _model_call(request: ModelRequest[Any]) -> dict[str, Any]:
+    """What the callback will see of this call, as far as the request tells."""
+    facts = request.model._get_ls_params(**request.model_settings)  # noqa: SLF001 - what LangChain's callbacks are told
+    model = str(facts.get("ls_model_name") or request.model.get_name())
+    system = [request.system_message] if request.system_message is not None else []
+    return {
+        "name": model,
+        "request_model": model,
+        "provider": facts.get("ls_provider"),
+        "max_tokens": facts.get("ls_max_tokens"),
+        "temperature": facts.get("ls_temperature"),
+        "messages": [*system, *request.messages],
+        "tools": [convert_to_openai_tool(tool) for tool in request.tools],
+    }
 
 
 def _mend(request: ModelRequest[Any]) -> ModelRequest[Any]:

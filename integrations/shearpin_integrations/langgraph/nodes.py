@@ -79,7 +79,7 @@ class _GuardedRunnable(Runnable[Any, Any]):
 def _node(guard: Guard, name: str, state: Any, config: Any) -> Iterator[Callable[[Any], Any]]:
     """One run of a node, as a span; what the block passes to the callable is the node's update."""
     with covered(guard, config) as cover:
-        if cover is None:
+        if cover is None or not cover.new:
             yield lambda update: update
             return
         entry, run = cover.entry, cover.entry.root.run
