@@ -1,8 +1,8 @@
 """Shearpin stops an LLM agent that runs away, before its next call, and leaves a trace of why.
 
-    from shearpin import Budget, Guard, LoopBreaker
+from shearpin import Budget, Guard, LoopBreaker
 
-    pin = Guard(Budget(usd=0.50, steps=25), LoopBreaker())
+pin = Guard(Budget(usd=0.50, steps=25), LoopBreaker())
 """
 
 from shearpin.attachment import attach, install

@@ -9,7 +9,7 @@ way: `register_pass_through` gives every stop the base class that the framework 
 from shearpin.errors import register_pass_through
 from shearpin.runs.run import Run
 from shearpin.runs.steps import HOOK
-from shearpin.runs.trouble import harmless
+from shearpin.runs.trouble import raise_if_meant
 from shearpin.trace.ambient import Place, place_of, register_locator
 from shearpin.trace.exporting import Exporter
 from shearpin.trace.lines import TraceLines
@@ -24,10 +24,10 @@ __all__ = [
     "Reply",
     "Run",
     "TraceLines",
-    "harmless",
     "parse_arguments",
     "place_of",
     "plain",
+    "raise_if_meant",
     "read_usage",
     "register_locator",
     "register_pass_through",

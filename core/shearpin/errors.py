@@ -64,7 +64,7 @@ class BudgetExceededError(RunStoppedError):
 
     facts = ("unit", "limit", "spent", "reserved", "estimate", "scope", "key", "in_flight", "subject")
 
-    def __init__(  # noqa: PLR0913 - the facts of a budget are these
+    def __init__(
         self,
         *,
         unit: str,
@@ -112,15 +112,11 @@ class LoopDetectedError(RunStoppedError):
 
     facts = ("pattern", "calls", "repeats", "onset", "unchanged")
 
-    def __init__(
-        self, *, pattern: str, calls: Sequence[str], repeats: int, onset: int, unchanged: str = ""
-    ) -> None:
+    def __init__(self, *, pattern: str, calls: Sequence[str], repeats: int, onset: int, unchanged: str = "") -> None:
         self.pattern, self.calls, self.repeats, self.onset = pattern, list(calls), repeats, onset
         self.unchanged = unchanged
         same = f"; unchanged: {unchanged}" if unchanged else ""
-        super().__init__(
-            f"loop: {pattern}, {' -> '.join(self.calls)} came {repeats} times since action {onset}{same}"
-        )
+        super().__init__(f"loop: {pattern}, {' -> '.join(self.calls)} came {repeats} times since action {onset}{same}")
 
 
 class TraceFormatError(ShearpinError, ValueError):

@@ -64,13 +64,11 @@ class Guard:
         self._finished: deque[Trace] = deque(maxlen=KEPT_TRACES)
         self._ambient: Run | None = None
         self._last_stop: RunStoppedError | None = None
-        self._settings = Settings(
-            rules, tuple(exporters), self.prices, mode == "enforce", self._started, self._ended
-        )
+        self._settings = Settings(rules, tuple(exporters), self.prices, mode == "enforce", self._started, self._ended)
 
     # --- runs -----------------------------------------------------------------------------------------------------
 
-    def run(  # noqa: PLR0913 - who a run belongs to takes this many words
+    def run(
         self,
         name: str = "run",
         *,

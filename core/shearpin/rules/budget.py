@@ -8,7 +8,7 @@ they are spent at admission.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,6 +23,15 @@ COUNTS = ("llm_calls", "tool_calls", "steps")
 UNITS = (*MONEY_AND_TOKENS, *COUNTS, "seconds")
 
 _COUNTED_KIND = {"llm": "llm_calls", "tool": "tool_calls"}
+_USES: Mapping[str, Sequence[str]] = {
+    "llm": (*MONEY_AND_TOKENS, "llm_calls", "steps", "seconds"),
+    "embedding": (*MONEY_AND_TOKENS, "seconds"),
+    "tool": ("tool_calls", "steps", "seconds"),
+    "node": ("steps", "seconds"),
+    "step": ("steps", "seconds"),
+    "": ("seconds",),
+}
+"""What a span of a kind can use up."""
 _ROUNDING = 1e-12
 """Dollars below any price of a token: three times a third of a limit must fit that limit."""
 
@@ -138,11 +147,16 @@ class BudgetWatch:
     scene: Scene
     settled: Amounts = field(default_factory=Amounts)
     held: dict[str, Amounts] = field(default_factory=dict[str, Amounts])
-    warned: set[str] = field(default_factory=set[str])
+    limits: dict[str, float] = field(init=False)
+    warn: dict[str, float] = field(init=False)
+    units: dict[str, list[str]] = field(init=False)
 
     def __post_init__(self) -> None:
         usage = self.scene.trace.usage  # not zero where a paused run goes on in another process
         self.settled = _amounts(usage, usage.cost_usd)
+        self.limits = self.rule.limits
+        self.units = {kind: [unit for unit in self.limits if unit in used] for kind, used in _USES.items()}
+        self.warn = {unit: limit * self.rule.warn_at for unit, limit in self.limits.items()}
 
     # --- the four moments of an action ----------------------------------------------------------------------------
 
@@ -150,8 +164,8 @@ class BudgetWatch:
         need = self._need(span)
         if need is not None and need.usd is None and self.rule.usd is not None and self.rule.unknown_price == "deny":
             return self._error("usd", self.rule.usd, span, estimate=None)
-        for unit, limit in self.rule.limits.items():
-            wanted = self._wanted(unit, span, need)
+        for unit in self._units_of(span):
+            limit, wanted = self.limits[unit], self._wanted(unit, span, need)
             if wanted is None:
                 continue
             free = limit - self.spent(unit)
@@ -163,13 +177,13 @@ class BudgetWatch:
         need = self._need(span)
         if need is not None:
             self.held[span.span_id] = need
-        return self._warnings()
+        return self._warnings(span)
 
     def settle(self, span: Span) -> Iterable[Notice]:
         held = self.held.pop(span.span_id, None)
         if held is not None and isinstance(span, LLMSpan) and span.usage is not None:
             self.settled.add(self._used(span, span.usage, held))
-        return self._warnings()
+        return self._warnings(span)
 
     def release(self, span: Span) -> None:
         self.held.pop(span.span_id, None)
@@ -184,14 +198,12 @@ class BudgetWatch:
 
     def remaining(self) -> dict[str, float]:
         """What is left of each limit, calls in flight counted as spent."""
-        return {
-            unit: max(0.0, limit - self.spent(unit) - self._held(unit)) for unit, limit in self.rule.limits.items()
-        }
+        return {unit: max(0.0, limit - self.spent(unit) - self._held(unit)) for unit, limit in self.limits.items()}
 
     def patience(self, span: Span, stuck: Collection[str]) -> float:
         """How many seconds waiting may help: 0 when what is in the way cannot end before this call does."""
         need = self._need(span)
-        for unit, limit in self.rule.limits.items():
+        for unit, limit in self.limits.items():
             wanted = self._wanted(unit, span, need)
             blocked = sum(held.of(unit) for owner, held in self.held.items() if owner in stuck)
             if wanted is not None and wanted + blocked > limit - self.spent(unit) + _ROUNDING:
@@ -259,14 +271,24 @@ class BudgetWatch:
             subject=f"{span.kind} {span.name}",
         )
 
-    def _warnings(self) -> Iterator[Notice]:
-        for unit, limit in self.rule.limits.items():
-            spent = self.spent(unit)
-            if unit in self.warned or spent < limit * self.rule.warn_at or not spent:
-                continue
-            self.warned.add(unit)
-            facts = {"unit": unit, "limit": limit, "spent": spent, "share": spent / limit}
-            yield Notice(f"{spent / limit:.0%} of the budget of {amount(limit, unit)} is used", facts)
+    def _warnings(self, span: Span) -> Iterable[Notice]:
+        warn = self.warn
+        due = [
+            unit
+            for unit in self._units_of(span)
+            if unit in warn and (spent := self.spent(unit)) >= warn[unit] and spent
+        ]
+        return [self._warning(unit) for unit in due]
+
+    def _units_of(self, span: Span) -> Sequence[str]:
+        """The limited units that a span of this kind can use up."""
+        return self.units.get(span.kind, self.units[""])
+
+    def _warning(self, unit: str) -> Notice:
+        del self.warn[unit]  # once a run
+        limit, spent = self.limits[unit], self.spent(unit)
+        facts = {"unit": unit, "limit": limit, "spent": spent, "share": spent / limit if limit else 1.0}
+        return Notice(f"{facts['share']:.0%} of the budget of {amount(limit, unit)} is used", facts)
 
 
 def estimate_input(span: LLMSpan) -> int:

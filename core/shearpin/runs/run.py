@@ -23,7 +23,9 @@ class Run(Block):
     `open`, then `start`, `end` and `fail` for every action of its framework, then `close`.
     """
 
-    def __init__(self, guard: object, settings: Settings, name: str, identity: Identity, *, input: Any = None) -> None:  # noqa: A002
+    def __init__(
+        self, guard: object, settings: Settings, name: str, identity: Identity, *, input: object = None
+    ) -> None:  # noqa: A002
         self.guard = guard
         self.name = name
         self._settings, self._identity, self._input = settings, identity, input
@@ -113,7 +115,7 @@ class Run(Block):
         """A tool call as a block; opening it raises the stop if a rule refuses the call."""
         return ToolCall(self, name, arguments, call_id)
 
-    def llm(  # noqa: PLR0913 - a model call has these
+    def llm(
         self,
         *,
         model: str,

@@ -6,7 +6,7 @@ asked for is one step; whether it is such a node is known only when it ends, so 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 
 from shearpin.trace import Span, ToolSpan, Trace
 
@@ -17,43 +17,46 @@ HOOK = "framework_hook"
 class Steps:
     """The steps of one run tree. Every method is called under the tree's lock."""
 
-    __slots__ = ("_asked", "_holding", "_open", "_outstanding", "_undecided", "trace")
+    __slots__ = ("_asked", "_block", "_holding", "_node", "_open", "_outstanding", "_undecided", "trace")
 
     def __init__(self, trace: Trace, open_spans: Mapping[str, Span]) -> None:
         self.trace = trace
         self._open = open_spans
         self._asked: dict[str, int] = {}
         self._outstanding: dict[str, set[str]] = {}  # who decided -> call ids it asked for that have not started
+        self._node: Span | None = None
+        self._block: Span | None = None
         self._holding: set[str] = set()
         self._undecided: set[str] = set()
 
     def propose(self, span: Span) -> None:
         """Set the step `span` would belong to; beyond ``trace.steps`` when it would open one."""
+        self._node, self._block = self._surroundings(span)
         span.step = self.trace.steps + self._would_open(span)
 
     def commit(self, span: Span) -> None:
         """`span` was admitted with the step proposed."""
-        node = self._node_around(span)
-        opens = self._would_open(span)
+        node, block = self._node, self._block
+        opens = span.step > self.trace.steps
         if span.kind == "tool":
-            self._start_tool(span, node)
+            self._start_tool(span)
         elif span.kind == "node":
-            self._start_node(span, opens=bool(opens))
+            self._start_node(span, opens=opens)
         elif opens:
             self._open_step(span, node)
-        elif span.kind == "llm":
-            span.step = self._block_around(span).step  # type: ignore[union-attr]
+        elif block is not None:
+            span.step = block.step
         if span.kind == "llm":
-            self._outstanding.pop(self._decider(span), None)
-        if span.kind in ("llm", "node") and node is not None:
+            self._outstanding.pop(self._decider(span, node), None)
+        if node is not None and span.kind in ("llm", "node"):
             self._drop(node)
 
     def asked(self, span: Span, call_ids: Collection[str]) -> None:
         """A model call ended and asked for these tool calls."""
-        for call_id in call_ids:
-            self._asked[call_id] = span.step
         if call_ids:
-            self._outstanding.setdefault(self._decider(span), set()).update(call_ids)
+            self._asked.update(dict.fromkeys(call_ids, span.step))
+            decider = self._decider(span, self._surroundings(span)[0])
+            self._outstanding.setdefault(decider, set()).update(call_ids)
 
     def close(self, span: Span) -> None:
         """`span` ended. A node that turned out to be a step of its own is counted now."""
@@ -62,19 +65,20 @@ class Steps:
         self._drop(span)
 
     def _would_open(self, span: Span) -> int:
-        if span.kind == "llm" and self._block_around(span) is None:
-            return 1 + self._held_by_others(span)
-        if span.kind == "step":
-            return 1 + self._held_by_others(span)
-        if span.kind == "node" and HOOK not in span.attributes and not any(self._outstanding.values()):
-            return 1 + self._held_by_others(span)
-        return 0
+        """Does `span` open a step? Then, past the steps others hold: theirs come first if they need them."""
+        if span.kind == "llm":
+            opens = self._block is None
+        elif span.kind == "node":
+            opens = HOOK not in span.attributes and not any(self._outstanding.values())
+        else:
+            opens = span.kind == "step"
+        if not opens:
+            return 0
+        own = self._node is not None and self._node.span_id in self._holding
+        return 1 + len(self._holding) - own
 
-    def _held_by_others(self, span: Span) -> int:
-        node = self._node_around(span)
-        return len(self._holding) - (node is not None and node.span_id in self._holding)
-
-    def _start_tool(self, span: Span, node: Span | None) -> None:
+    def _start_tool(self, span: Span) -> None:
+        node, block = self._node, self._block
         call_id = span.call_id if isinstance(span, ToolSpan) else None
         if call_id in self._asked:
             span.step = self._asked[call_id]
@@ -83,7 +87,6 @@ class Steps:
             if node is not None:
                 self._drop(node)
             return
-        block = self._block_around(span)
         if block is None and node is not None and node.span_id in self._undecided:
             self._open_step(node, node)
         span.step = (block or node or span).step
@@ -106,20 +109,26 @@ class Steps:
         self._holding.discard(node.span_id)
         self._undecided.discard(node.span_id)
 
-    def _around(self, span: Span) -> Iterator[Span]:
+    def _surroundings(self, span: Span) -> tuple[Span | None, Span | None]:
+        """The node that `span` is in, and the step block it is directly in: an agent in between decides for itself."""
+        node = block = None
         parent = self._open.get(span.parent_id or "")
-        while parent is not None:
-            yield parent
+        while parent is not None and (node is None or block is None):
+            if parent.kind == "node":
+                node = node or parent
+            elif parent.kind == "step":
+                block = parent
+            elif parent.kind == "agent":
+                break
             parent = self._open.get(parent.parent_id or "")
+        return node or self._outer_node(parent), block
 
-    def _block_around(self, span: Span) -> Span | None:
-        """The step block `span` is directly in: an agent in between decides for itself."""
-        nearest = next((outer for outer in self._around(span) if outer.kind in ("step", "agent")), None)
-        return nearest if nearest is not None and nearest.kind == "step" else None
+    def _outer_node(self, agent: Span | None) -> Span | None:
+        """The node around an agent: what the agent decides, that node has decided."""
+        while agent is not None and agent.kind != "node":
+            agent = self._open.get(agent.parent_id or "")
+        return agent
 
-    def _node_around(self, span: Span) -> Span | None:
-        return next((outer for outer in self._around(span) if outer.kind == "node"), None)
-
-    def _decider(self, span: Span) -> str:
-        node = self._node_around(span)
+    @staticmethod
+    def _decider(span: Span, node: Span | None) -> str:
         return f"{span.agent}/{node.name if node else ''}"

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from shearpin.errors import BudgetExceededError, RunStoppedError, ShearpinError, deliverable
@@ -47,11 +47,8 @@ class _Refusal:
     watch: Watch | None = None
 
 
-@dataclass(slots=True)
-class _Outbox:
-    """Warnings recorded under the lock, told to the user's callbacks after it."""
-
-    decisions: list[DecisionSpan] = field(default_factory=list[DecisionSpan])
+_Outbox = list[DecisionSpan]
+"""Warnings recorded under the lock, told to the user's callbacks after it."""
 
 
 class Tree:
@@ -60,7 +57,8 @@ class Tree:
     def __init__(self, settings: Settings, trace: Trace) -> None:
         self.settings = settings
         self.trace = trace
-        self.lock = threading.Condition()
+        self.lock = threading.RLock()
+        self._changed = threading.Condition(self.lock)
         self.stop: RunStoppedError | None = None
         self.open: dict[str, Span] = {}
         self.partial: Any = None
@@ -68,7 +66,7 @@ class Tree:
         self.asked: dict[str, dict[str, Any]] = {}
         self.warning_callbacks: list[Callable[[DecisionSpan], object]] = []
         self._steps = Steps(trace, self.open)
-        self._waiters = Waiters(self.lock)
+        self._waiters = Waiters(self._changed)
         self._owners: dict[str, int] = {}
         self._tries: dict[str, int] = {}
         self._observed: set[str] = set()
@@ -98,7 +96,7 @@ class Tree:
     def begin(self, root: Span) -> None:
         """The outermost run starts; nothing refuses that."""
         with self.lock:
-            self._admit(root, _Outbox())
+            self._admit(root, [])
 
     def new(self, kind: str, name: str, parent: Span | None, fields: dict[str, Any]) -> Span:
         """A span that has not started. ``messages``, ``tools``, ``input`` go through the pool."""
@@ -119,7 +117,7 @@ class Tree:
 
     def start(self, span: Span) -> Span:
         """Admit `span` or raise the stop. In a thread it waits when only calls in flight are in the way."""
-        outbox = _Outbox()
+        outbox: _Outbox = []
         with self.lock:
             refusal = self._try(span, outbox)
             if refusal is not None and not on_event_loop():
@@ -131,7 +129,7 @@ class Tree:
 
     async def astart(self, span: Span) -> Span:
         """`start` for a coroutine: waits without blocking the event loop, and leaks nothing when cancelled."""
-        outbox = _Outbox()
+        outbox: _Outbox = []
         deadline: int | None = None
         while True:
             with self.lock:
@@ -157,7 +155,9 @@ class Tree:
     def _wait(self, span: Span, refusal: _Refusal, outbox: _Outbox) -> _Refusal | None:
         deadline = source.mono_ns() + self._patience_ns(span, refusal)
         while (left := (deadline - source.mono_ns()) / 1e9) > 0:
-            self.lock.wait(left)
+            self._waiters.threads += 1
+            self._changed.wait(left)
+            self._waiters.threads -= 1
             again = self._try(span, outbox)
             if again is None or not self._patience_ns(span, again):
                 return again
@@ -205,7 +205,7 @@ class Tree:
         self.trace.spans.append(span)
         self._export("span_started", span)
         for rule, watch in self.watches:
-            self._note(rule, span, lambda watch=watch: watch.admit(span), outbox)  # type: ignore[misc]
+            self._note(rule, watch.admit, span, outbox)
 
     def _count(self, span: Span) -> None:
         if span.kind == "llm":
@@ -228,7 +228,7 @@ class Tree:
 
     # --- an action ends -------------------------------------------------------------------------------------------
 
-    def end(  # noqa: PLR0913 - the ways an action can end
+    def end(
         self,
         span: Span,
         fields: dict[str, Any],
@@ -238,7 +238,7 @@ class Tree:
         cost: Cost = "settle",
     ) -> None:
         """`span` ended; a second end of the same span is ignored."""
-        outbox = _Outbox()
+        outbox: _Outbox = []
         with self.lock:
             if self.open.pop(span.span_id, None) is None:
                 return
@@ -264,10 +264,7 @@ class Tree:
         span.cumulative_cost_usd = self.trace.usage.cost_usd
         span.cumulative_tokens = self.trace.usage.total_tokens
         for rule, watch in self.watches:
-            if cost == "settle":
-                self._note(rule, span, lambda watch=watch: watch.settle(span), outbox)  # type: ignore[misc]
-            else:
-                self._note(rule, span, lambda watch=watch: watch.release(span) or (), outbox)  # type: ignore[misc]
+            self._note(rule, watch.settle if cost == "settle" else watch.release, span, outbox)
         self._export("span_ended", span)
         self._waiters.wake()
 
@@ -290,7 +287,7 @@ class Tree:
             if status != "paused":
                 self.trace.pool.forget_sources()
             for exporter in self.settings.exporters:
-                quietly(lambda exporter=exporter: exporter.run_ended(self.trace))  # type: ignore[misc]
+                quietly(exporter.run_ended, self.trace)
         self.settings.on_end(self)
 
     def reopen(self) -> None:
@@ -316,7 +313,7 @@ class Tree:
                 self._waiters.wake()
             return self.stop
 
-    def decide(  # noqa: PLR0913 - the fields of a decision
+    def decide(
         self,
         rule: str,
         verdict: Verdict,
@@ -356,26 +353,24 @@ class Tree:
             self.decide(refusal.rule, "stop", str(refusal.error), facts, refused=span)
         self._admit(span, outbox)
 
-    def _note(
-        self, rule: Rule, span: Span, moment: Callable[[], Iterable[Notice]], outbox: _Outbox
-    ) -> None:
+    def _note(self, rule: Rule, moment: Callable[[Span], Iterable[Notice] | None], span: Span, outbox: _Outbox) -> None:
         try:
-            notices = list(moment())
+            notices = moment(span)
         except Exception as bug:  # noqa: BLE001 - the rule lost count: nothing more may start
             self.stop_now(rule.name, _bug(rule, bug), span)
             return
-        for notice in notices:
+        for notice in notices or ():
             decision = self.decide(rule.name, "warn", notice.reason, notice.facts, touched=span)
-            outbox.decisions.append(decision)
+            outbox.append(decision)
 
     def _tell(self, outbox: _Outbox) -> None:
-        for decision in outbox.decisions:
+        for decision in outbox:
             for callback in self.warning_callbacks:
-                quietly(lambda callback=callback, decision=decision: callback(decision))  # type: ignore[misc]
+                quietly(callback, decision)
 
     def _export(self, event: Literal["span_started", "span_ended"], span: Span) -> None:
         for exporter in self.settings.exporters:
-            quietly(lambda exporter=exporter: getattr(exporter, event)(self.trace, span))  # type: ignore[misc]
+            quietly(getattr(exporter, event), self.trace, span)
 
 
 def _left_open(span: Span, status: TraceStatus) -> SpanStatus:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from shearpin.errors import EnforcementGapWarning, RunStoppedError, ShearpinError
 from shearpin.trace import SpanError
@@ -19,27 +18,24 @@ STRICT = os.environ.get("SHEARPIN_STRICT") == "1"
 _MESSAGE = 10_000
 
 
-def quietly(action: Callable[[], object]) -> None:
+def quietly(action: Callable[..., object], *arguments: object) -> None:
     """Run an exporter's or a callback's code: what it raises is logged, never raised into the agent."""
     try:
-        action()
+        action(*arguments)
     except Exception:
         if STRICT:
             raise
         logger.warning("ignored an error outside the agent", exc_info=True)
 
 
-@contextlib.contextmanager
-def harmless(what: str) -> Iterator[None]:
-    """Keep a bug of an adapter from the agent: only stops, and warnings a user made errors, come out of this block."""
-    try:
-        yield
-    except (ShearpinError, EnforcementGapWarning):
-        raise
-    except Exception:
-        if STRICT:
-            raise
-        logger.warning("an error in Shearpin's %s was ignored: this call is not recorded", what, exc_info=True)
+def raise_if_meant(error: Exception, where: str) -> None:
+    """What came out of an adapter's own code in `where`: raise it if it is a stop, or a warning the user made an error.
+
+    Anything else is a bug of ours: it costs a record, never the agent.
+    """
+    if STRICT or isinstance(error, ShearpinError | EnforcementGapWarning):
+        raise error
+    logger.warning("an error in Shearpin's %s was ignored: this call is not recorded", where, exc_info=error)
 
 
 def describe_error(error: BaseException) -> SpanError:

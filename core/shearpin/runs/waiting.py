@@ -27,10 +27,12 @@ def owner_here() -> int:
 class Waiters:
     """Woken all together whenever something was given back; each then tries again."""
 
-    __slots__ = ("_condition", "_futures")
+    __slots__ = ("_condition", "_futures", "threads")
 
     def __init__(self, condition: threading.Condition) -> None:
         self._condition = condition
+        self.threads = 0
+        """How many threads wait on the condition."""
         self._futures: set[asyncio.Future[None]] = set()
 
     def add(self) -> asyncio.Future[None]:
@@ -46,7 +48,8 @@ class Waiters:
 
     def wake(self) -> None:
         """Called under the condition."""
-        self._condition.notify_all()
+        if self.threads:
+            self._condition.notify_all()
         for future in self._futures:
             try:
                 future.get_loop().call_soon_threadsafe(_resolve, future)

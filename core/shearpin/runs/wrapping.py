@@ -40,7 +40,7 @@ def _shape(function: Callable[..., Any]) -> Callable[..., Callable[..., Any]]:
 
 
 def _plain(function: Callable[..., Any], block: Callable[..., Block]) -> Callable[..., Any]:
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> object:
         with block(args, kwargs) as inside:
             value = function(*args, **kwargs)
             inside.returned(value)
@@ -50,7 +50,7 @@ def _plain(function: Callable[..., Any], block: Callable[..., Block]) -> Callabl
 
 
 def _coroutine(function: Callable[..., Any], block: Callable[..., Block]) -> Callable[..., Any]:
-    async def call(*args: Any, **kwargs: Any) -> Any:
+    async def call(*args: Any, **kwargs: Any) -> object:
         async with block(args, kwargs) as inside:
             value = await function(*args, **kwargs)
             inside.returned(value)
@@ -85,7 +85,7 @@ def _generator(function: Callable[..., Any], block: Callable[..., Block]) -> Cal
     return call
 
 
-def _handed_out(generator: Generator[Any, Any, Any], item: Any) -> Generator[Any, Any, Callable[[], Any]]:
+def _handed_out(generator: Generator[Any, Any, Any], item: object) -> Generator[Any, Any, Callable[[], Any]]:
     """Yield `item`; what the consumer then does with us is done to `generator` next."""
     try:
         sent = yield item

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from shearpin.trace.model import Span
 
@@ -59,11 +59,11 @@ class Here:
 
     __slots__ = ("_place", "_token")
 
-    def __init__(self, run: Any, span: Span) -> None:
+    def __init__(self, run: object, span: Span) -> None:
         self._place = Place(run, span, _place.get())
         self._token: Any = None
 
-    def __enter__(self) -> Here:
+    def __enter__(self) -> Self:
         self._token = _place.set(self._place)
         return self
 

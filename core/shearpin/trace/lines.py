@@ -7,7 +7,6 @@ wrong type for its field is converted, one too long for a line is left out and s
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -97,7 +96,7 @@ class TraceLines:
             first, texts = self._bodies, list(self._batch(pool, bodies))
             new = links if self._bodies == bodies else []
             items = f'"bodies":[{",".join(texts)}],"links":{_dump(new)}'
-            yield self._line("pool", f'{{"from":[{first},{self._links}],{items}}}')
+            yield self._line("pool", f'{{"first":[{first},{self._links}],{items}}}')
             self._links += len(new)
             links = links[len(new) :]
 
@@ -142,6 +141,8 @@ def _record(
             value = _record(value, pool)
         elif convert is not None and value is not None and type(value) is not convert:
             value = _converted(value, convert)
+            if value is None:
+                continue
         record[name] = value
     return record
 
@@ -267,7 +268,3 @@ def _utf8(line: str) -> bytes:
     except UnicodeEncodeError:
         return _LONE.sub(lambda half: f"\\u{ord(half[0]):04x}", line).encode("utf-8", "surrogatepass")
 
-
-def finite(value: float | None) -> bool:
-    """Is it a number that can be reckoned with?"""
-    return value is not None and math.isfinite(value)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
+from shearpin.trace.plain import Plain
 from shearpin.trace.pool import Pool, expand
 
 if TYPE_CHECKING:
@@ -14,9 +15,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 
-Kind = Literal[
-    "agent", "step", "node", "llm", "embedding", "tool", "retriever", "handoff", "guardrail", "decision"
-]
+Kind = Literal["agent", "step", "node", "llm", "embedding", "tool", "retriever", "handoff", "guardrail", "decision"]
 SpanStatus = Literal["ok", "error", "stopped", "paused", "cancelled", "unfinished"]
 TraceStatus = Literal["ok", "error", "stopped", "paused", "cancelled", "unfinished"]
 Verdict = Literal["allow", "warn", "deny", "ask", "approved", "rejected", "stop", "nudge"]
@@ -91,12 +90,12 @@ class Span:
     cumulative_tokens: int = 0
 
     @property
-    def input(self) -> Any:
+    def input(self) -> Plain:
         """What went in, as plain data."""
         return expand(self.stored_input)
 
     @property
-    def output(self) -> Any:
+    def output(self) -> Plain:
         """What came out, as plain data."""
         return expand(self.stored_output)
 
@@ -151,12 +150,12 @@ class ToolSpan(Span):
     retry: int = 0
 
     @property
-    def arguments(self) -> Any:
+    def arguments(self) -> Plain:
         """What the tool was called with."""
         return expand(self.stored_input)
 
     @property
-    def result(self) -> Any:
+    def result(self) -> Plain:
         """What the tool returned."""
         return expand(self.stored_output)
 
@@ -208,16 +207,13 @@ class Identity:
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-_Span = TypeVar("_Span", bound=Span)
-
-
 @dataclass(slots=True, eq=False, repr=False)
 class Trace:
     """One run, complete: who, what, when, every call with its input and output, every decision, what it cost."""
 
     trace_id: str
     name: str
-    identity: Identity = Identity()  # noqa: RUF009 - frozen
+    identity: Identity = Identity()
     status: TraceStatus = "unfinished"
     stop: Stop | None = None
     stored_input: Any = None
@@ -283,12 +279,12 @@ class Trace:
         return self.identity.metadata
 
     @property
-    def input(self) -> Any:
+    def input(self) -> Plain:
         """What the run was asked."""
         return expand(self.stored_input)
 
     @property
-    def output(self) -> Any:
+    def output(self) -> Plain:
         """What the run answered; None where it did not finish."""
         return expand(self.stored_output)
 

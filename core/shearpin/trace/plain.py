@@ -12,7 +12,7 @@ from typing import Any
 Plain = Any
 """None, bool, int, float, str, or lists and string-keyed dicts of these (mypy has no useful recursive alias here)."""
 
-_ATOMS = (str, int, bool, type(None))
+_ATOMS = frozenset((str, int, bool, type(None)))
 _DEPTH = 64
 _REPR = 2_000
 
@@ -27,7 +27,7 @@ def register_plain(kind: type, convert: Callable[[Any], object]) -> None:
     _describe.register(kind)(convert)
 
 
-def _copy(value: object, path: tuple[int, ...]) -> Plain:
+def _copy(value: object, path: tuple[int, ...]) -> Plain:  # noqa: PLR0911 - one return a shape
     kind = type(value)
     if kind in _ATOMS:
         return value
@@ -36,10 +36,13 @@ def _copy(value: object, path: tuple[int, ...]) -> Plain:
     if len(path) >= _DEPTH or id(value) in path:
         return "<cycle>" if id(value) in path else "<too deep>"
     inside = (*path, id(value))
-    if isinstance(value, Mapping):
-        return {key if type(key) is str else str(key): _copy(item, inside) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_copy(item, inside) for item in value]
+    if kind is dict or isinstance(value, Mapping):
+        return {
+            key if type(key) is str else str(key): item if type(item) in _ATOMS else _copy(item, inside)
+            for key, item in value.items()  # type: ignore[attr-defined]
+        }
+    if kind is list or isinstance(value, list | tuple | set | frozenset):
+        return [item if type(item) in _ATOMS else _copy(item, inside) for item in value]  # type: ignore[attr-defined]
     try:
         described = _describe(value)
     except Exception as error:  # noqa: BLE001 - a hostile or broken object must not break the agent

@@ -7,8 +7,10 @@ which is the last one and a few messages more, adds only those few nodes. That h
 
 from __future__ import annotations
 
-import json
+import hashlib
+import marshal
 from collections.abc import Callable, Iterator, Sequence
+from operator import is_
 from typing import Any, overload
 
 from shearpin.trace.plain import Plain, plain
@@ -35,7 +37,7 @@ class Chain(Sequence[Any]):
     def __getitem__(self, index: int) -> Any: ...
     @overload
     def __getitem__(self, index: slice) -> list[Any]: ...
-    def __getitem__(self, index: int | slice) -> Any:
+    def __getitem__(self, index: int | slice) -> Plain:
         return self.pool.items(self.node)[index]
 
     def total(self, measure: Callable[[Any], int]) -> int:
@@ -46,25 +48,63 @@ class Chain(Sequence[Any]):
 class Pool:
     """The bodies and lists of one trace. Written under the run's lock only."""
 
-    __slots__ = ("_by_content", "_by_identity", "_by_source", "_children", "_totals", "bodies", "links")
+    __slots__ = (
+        "_by_content",
+        "_by_identity",
+        "_by_source",
+        "_children",
+        "_fronts",
+        "_heirs",
+        "_totals",
+        "bodies",
+        "links",
+    )
 
     def __init__(self) -> None:
         self.bodies: list[Plain] = []
         self.links: list[tuple[int, int]] = [(ROOT, -1)]  # node -> (previous node, body); node 0 is the empty list
         self._children: dict[tuple[int, int], int] = {}
-        self._by_content: dict[str, int] = {}
+        self._heirs: list[tuple[int, int]] = [
+            (-1, ROOT)
+        ]  # node -> (body, child) that followed it last: nearly always again
+        self._by_content: dict[bytes, int] = {}
         self._by_identity: dict[int, int] = {}
         self._by_source: dict[int, tuple[object, object, int]] = {}
+        self._fronts: dict[int, tuple[list[object], list[object], int]] = {}
         self._totals: dict[Callable[[Any], int], dict[int, int]] = {}
 
     # --- writing --------------------------------------------------------------------------------------------------
 
     def chain(self, items: Sequence[object]) -> Chain:
-        """Store a list; an item that is the same object as before is not even converted again."""
-        node = ROOT
-        for item in items:
-            node = self._step(node, self._body_of(item))
+        """Store a list; what was at the front of an earlier list that began alike is not looked at again."""
+        sources, heirs = self._by_source, self._heirs
+        items = list(items)
+        contents = [_content(item) for item in items]
+        node, start = self._known_front(items, contents)
+        for index in range(start, len(items)):
+            item = items[index]
+            known = sources.get(id(item))
+            # An object kept here cannot give its id to another; its content may still have been replaced.
+            same = known is not None and known[0] is item and known[1] is contents[index]
+            body = known[2] if known is not None and same else self._body_of(item, contents[index])
+            heir = heirs[node]
+            node = heir[1] if heir[0] == body else self._step(node, body)
+        if items and None not in contents:
+            self._fronts[id(items[0])] = (items, contents, node)
         return Chain(self, node, len(items))
+
+    def _known_front(self, items: list[object], contents: list[object]) -> tuple[int, int]:
+        """The node up to which `items` is an earlier list, and how many items that are.
+
+        Compared as lists: for the very same objects that is a pointer comparison each, in C.
+        """
+        front = self._fronts.get(id(items[0])) if items else None
+        if front is None:
+            return ROOT, 0
+        length = len(front[0])
+        if all(map(is_, items, front[0])) and all(map(is_, contents, front[1])) and len(items) >= length:
+            return front[2], length
+        return ROOT, 0
 
     def extend(self, node: int, body: int) -> int:
         """The node that follows `node` with `body`: how a file's links are read back."""
@@ -78,7 +118,7 @@ class Pool:
 
     def add(self, body: Plain) -> int:
         """The index of a body, new or already stored."""
-        key = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=repr)
+        key = _digest(body)
         index = self._by_content.get(key)
         if index is None:
             index = self._by_content[key] = len(self.bodies)
@@ -89,6 +129,7 @@ class Pool:
     def forget_sources(self) -> None:
         """Let go of the framework's own objects, once the run has ended."""
         self._by_source.clear()
+        self._fronts.clear()
         self._totals.clear()
 
     def _part(self, value: object) -> Plain:
@@ -99,14 +140,10 @@ class Pool:
             return self.bodies[self.add(copied)]
         return copied
 
-    def _body_of(self, item: object) -> int:
-        known = self._by_source.get(id(item))
-        content = _content(item)
-        # An object kept here cannot give its id to another; its content may still have been replaced.
-        if known is not None and known[0] is item and known[1] is content and type(content) is str:
-            return known[2]
+    def _body_of(self, item: object, content: object) -> int:
         body = self.add(plain(item))
-        self._by_source[id(item)] = (item, content, body)
+        if type(content) is str:  # a list of parts could change inside and still be the same list
+            self._by_source[id(item)] = (item, content, body)
         return body
 
     def _step(self, node: int, body: int) -> int:
@@ -114,6 +151,8 @@ class Pool:
         if child is None:
             child = self._children[node, body] = len(self.links)
             self.links.append((node, body))
+            self._heirs.append((-1, ROOT))
+        self._heirs[node] = (body, child)
         return child
 
     # --- reading --------------------------------------------------------------------------------------------------
@@ -144,8 +183,15 @@ class Pool:
         return total
 
 
+def _digest(body: Plain) -> bytes:
+    """What tells bodies apart. marshal in its second version is the fastest encoding of plain data that repeats."""
+    return hashlib.blake2b(marshal.dumps(body, 2), digest_size=16).digest()
+
+
 def _content(item: object) -> object:
-    return item.get("content") if type(item) is dict else getattr(item, "content", None)
+    """A message's text, by which a replaced one is told: None for what is no message with a text."""
+    content = item.get("content") if type(item) is dict else getattr(item, "content", None)
+    return content if type(content) is str else None
 
 
 def expand(value: Plain) -> Plain:

@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from shearpin.trace.model import Usage
+from shearpin.trace.plain import Plain
 from shearpin.trace.reply import Reply
 
 
@@ -117,7 +118,7 @@ def _tool_call(call: object, function: object, id_name: str = "id") -> dict[str,
     return {"id": _get(call, id_name), "name": _get(function, "name"), "arguments": parse_arguments(arguments)}
 
 
-def parse_arguments(arguments: object) -> Any:
+def parse_arguments(arguments: object) -> Plain:
     """Tool arguments as data; what is not JSON stays the text it was."""
     if not isinstance(arguments, str):
         return arguments
@@ -127,7 +128,7 @@ def parse_arguments(arguments: object) -> Any:
         return arguments
 
 
-def _get(source: object, *names: str) -> Any:
+def _get(source: object, *names: str) -> Any:  # noqa: ANN401 - a stranger's attribute
     for name in names:
         value = source.get(name) if isinstance(source, dict) else getattr(source, name, None)
         if value is not None:

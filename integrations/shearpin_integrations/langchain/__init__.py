@@ -1,6 +1,6 @@
 """LangChain: a callback handler for chains, models, tools and retrievers.
 
-    chain.invoke(question, config={"callbacks": [ShearpinCallbackHandler(pin)]})
+chain.invoke(question, config={"callbacks": [ShearpinCallbackHandler(pin)]})
 """
 
 from shearpin_integrations.langchain.attaching import attach, install

@@ -22,7 +22,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
 from shearpin import EnforcementGapWarning, Guard
-from shearpin.adapter import HOOK, Place, harmless, register_pass_through
+from shearpin.adapter import HOOK, Place, raise_if_meant, register_pass_through
 from shearpin_integrations.langchain.mending import mended
 from shearpin_integrations.langchain.reading import (
     answered_calls,
@@ -30,6 +30,7 @@ from shearpin_integrations.langchain.reading import (
     read_result,
     tool_arguments,
     tool_result,
+    update_of,
 )
 from shearpin_integrations.langchain.tracking import Entry, Role, Root, take_admission, tracker_of
 
@@ -43,8 +44,10 @@ def _harmless(event: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(event)
     def call(self: ShearpinCallbackHandler, *args: Any, **kwargs: Any) -> None:
-        with harmless(event.__name__):
+        try:
             event(self, *args, **kwargs)
+        except Exception as error:
+            raise_if_meant(error, event.__name__)
 
     return call
 
@@ -99,7 +102,7 @@ class ShearpinCallbackHandler(BaseCallbackHandler):
             self._close(entry, outputs)
         elif entry.role == "span":
             self.record_unstarted(entry, outputs)
-            entry.root.run.end(entry.place.span, output=outputs)
+            entry.root.run.end(entry.place.span, output=update_of(outputs))
 
     @_harmless
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
@@ -161,7 +164,7 @@ class ShearpinCallbackHandler(BaseCallbackHandler):
     # --- tools and retrievers -------------------------------------------------------------------------------------
 
     @_harmless
-    def on_tool_start(  # noqa: PLR0913 - LangChain's signature
+    def on_tool_start(
         self,
         serialized: dict[str, Any],
         input_str: str,
@@ -214,7 +217,7 @@ class ShearpinCallbackHandler(BaseCallbackHandler):
 
     # --- inside: runs ---------------------------------------------------------------------------------------------
 
-    def _open(  # noqa: PLR0913 - what LangChain says of a root
+    def _open(
         self,
         run_id: UUID,
         name: str,
@@ -249,17 +252,15 @@ class ShearpinCallbackHandler(BaseCallbackHandler):
 
     def _warn_of_unseen(self, root: Root) -> None:
         text = (
-            f"{root.run.name}: an answer came but none of its calls reached Shearpin, so nothing was enforced; pass the "
-            "handler as config={'callbacks': [handler]}, where calls below inherit it"
+            f"{root.run.name}: an answer came but none of its calls reached Shearpin, so nothing was enforced; pass "
+            "the handler as config={'callbacks': [handler]}, where calls below inherit it"
         )
         root.run.gap(text)
         warnings.warn(text, EnforcementGapWarning, stacklevel=2)
 
     # --- inside: spans --------------------------------------------------------------------------------------------
 
-    def _start_node(
-        self, run_id: UUID, name: str, parent: Entry, inputs: Any, metadata: Mapping[str, Any]
-    ) -> None:
+    def _start_node(self, run_id: UUID, name: str, parent: Entry, inputs: Any, metadata: Mapping[str, Any]) -> None:
         root = parent.root
         root.children += 1
         if parent.role == "inside":  # only now it shows that this chain is a graph of its own

@@ -108,9 +108,19 @@ def tool_result(output: object) -> object:
     return output.content if isinstance(output, ToolMessage) else output
 
 
+def update_of(output: object) -> object:
+    """What a node changed: a lone command that goes nowhere is its update."""
+    if type(output) is list and len(output) == 1:
+        output = output[0]
+    if hasattr(output, "goto") and not output.goto and hasattr(output, "update"):
+        return output.update
+    return output
+
+
 def answered_calls(output: object) -> list[ToolMessage]:
     """The tool messages in a node's update, whatever its shape."""
-    update = getattr(output, "update", output)  # a Command carries its update
+    update = update_of(output)
+    update = getattr(update, "update", update)
     messages = update.get("messages") if isinstance(update, Mapping) else update
     found = messages if isinstance(messages, list | tuple) else [messages]
     return [message for message in found if isinstance(message, ToolMessage)]

@@ -85,7 +85,8 @@ class Tracker:
         entry = self.entries.pop(run_id, None)
         if entry is not None:
             entry.root.ids.discard(run_id)
-            self._bury(entry.root, [run_id])
+            if entry.root.run.stopped is not None:
+                self._bury(entry.root, [run_id])
         return entry
 
     def close(self, root: Root) -> None:

@@ -1,6 +1,6 @@
 """LangGraph: the LangChain handler, guarded nodes, and middleware for `create_agent`.
 
-    graph.invoke(state, config={"callbacks": [ShearpinCallbackHandler(pin)]})
+graph.invoke(state, config={"callbacks": [ShearpinCallbackHandler(pin)]})
 """
 
 from typing import Any

@@ -14,6 +14,7 @@ from langgraph.graph import StateGraph
 
 from shearpin import Guard
 from shearpin.adapter import Place
+from shearpin_integrations.langchain.reading import update_of
 from shearpin_integrations.langgraph.lineage import covered, watch_lineage
 
 Node = TypeVar("Node", bound="Callable[..., Any] | Runnable[Any, Any]")
@@ -27,7 +28,7 @@ def guarded_node(node: Node, *rules: Any) -> Node:
     Passing a guard that already watches the invocation through its handler changes nothing.
     """
     guard = rules[0] if len(rules) == 1 and isinstance(rules[0], Guard) else Guard(*rules)
-    return _guarded(node, guard, None)
+    return _guarded(node, guard, None)  # type: ignore[no-any-return]
 
 
 def hook_nodes(builder: Builder, guard: Guard) -> Builder:
@@ -41,20 +42,20 @@ def _guarded(node: Any, guard: Guard, name: str | None) -> Any:
     watch_lineage()
     if isinstance(node, Runnable):
         return _GuardedRunnable(node, guard, name or node.get_name())
-    name = name or getattr(node, "__name__", type(node).__name__)
+    label = name or str(getattr(node, "__name__", type(node).__name__))
 
-    if inspect.iscoroutinefunction(node) or inspect.iscoroutinefunction(getattr(node, "__call__", None)):
+    if inspect.iscoroutinefunction(node) or inspect.iscoroutinefunction(type(node).__call__):
 
         @functools.wraps(node)
         async def acall(*args: Any, **kwargs: Any) -> Any:
-            with _node(guard, name, args[0] if args else None, kwargs.get("config")) as outcome:
+            with _node(guard, label, args[0] if args else None, kwargs.get("config")) as outcome:
                 return outcome(await node(*args, **kwargs))
 
         return acall
 
     @functools.wraps(node)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with _node(guard, name, args[0] if args else None, kwargs.get("config")) as outcome:
+        with _node(guard, label, args[0] if args else None, kwargs.get("config")) as outcome:
             return outcome(node(*args, **kwargs))
 
     return call
@@ -90,7 +91,7 @@ def _node(guard: Guard, name: str, state: Any, config: Any) -> Iterator[Callable
 
         def ended(update: Any) -> Any:
             cover.handler.record_unstarted(entry, update)
-            run.end(span, output=update)
+            run.end(span, output=update_of(update))
             return update
 
         try:
