@@ -42,6 +42,9 @@ class RunStoppedError(ShearpinError):
     def __str__(self) -> str:
         return self.message()
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.message()!r})"
+
     def message(self) -> str:
         """The sentence a person reads, made from the facts alone."""
         return f"run stopped: {self.reason}"

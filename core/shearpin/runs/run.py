@@ -8,11 +8,13 @@ from typing import Any
 from shearpin.errors import RunStoppedError
 from shearpin.rules.budget import BudgetWatch
 from shearpin.runs.block import Block
+from shearpin.runs.carrying import Carried
 from shearpin.runs.calls import LLMCall, SpanBlock, ToolCall, interrupted
 from shearpin.runs.tree import Cost, Settings, Tree
 from shearpin.trace import DecisionSpan, Identity, LLMSpan, Span, Trace, Usage, source
 from shearpin.trace.ambient import Here, Place, place_of
 from shearpin.trace.model import SpanStatus, TraceStatus
+from shearpin.trace.plain import Plain
 from shearpin.trace.reply import Reply
 
 
@@ -177,7 +179,8 @@ class Run(Block):
 
         `fields` are the span's own, with ``input`` (any value), ``messages`` and ``tools`` (lists) stored shared.
         """
-        return self.tree.start(self.tree.new(kind, name, parent or self._inside(), fields))
+        tree = self.tree
+        return tree.start(tree.new(kind, name, parent or self._inside(), fields))
 
     async def astart(self, kind: str, name: str, *, parent: Span | None = None, **fields: Any) -> Span:
         """`start`, waiting for calls in flight without blocking the event loop."""
@@ -218,6 +221,17 @@ class Run(Block):
     def stopped(self) -> RunStoppedError | None:
         """The stop of this run's tree, once there is one."""
         return self.tree.stop
+
+    def carry(self) -> Plain:
+        """The run's counts as plain data, to be kept with the framework's own state of a paused run."""
+        return self.tree.carry().model_dump()
+
+    def continue_from(self, data: Plain) -> None:
+        """Count on from what `carry` gave, in this or another process; data that is none of it changes nothing."""
+        carried = Carried.read(data)
+        if carried is not None:
+            self.tree.continue_from(carried)
+            self.span.attributes["continues"] = carried.trace_id
 
     def check(self) -> None:
         """Raise the stop of a stopped run."""

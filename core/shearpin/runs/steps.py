@@ -58,6 +58,16 @@ class Steps:
             decider = self._decider(span, self._surroundings(span)[0])
             self._outstanding.setdefault(decider, set()).update(call_ids)
 
+    @property
+    def owed(self) -> list[str]:
+        """Ids of tool calls that were asked for and have not started."""
+        return [call_id for call_ids in self._outstanding.values() for call_id in call_ids]
+
+    def owe(self, call_ids: Collection[str]) -> None:
+        """The last step, taken elsewhere, asked for these tool calls."""
+        self._asked.update(dict.fromkeys(call_ids, self.trace.steps))
+        self._outstanding["elsewhere"] = set(call_ids)
+
     def close(self, span: Span) -> None:
         """`span` ended. A node that turned out to be a step of its own is counted now."""
         if span.span_id in self._undecided and span.status in ("ok", "error"):

@@ -17,6 +17,7 @@ from shearpin.errors import BudgetExceededError, RunStoppedError, ShearpinError,
 from shearpin.rules.budget import BudgetWatch
 from shearpin.rules.prices import PriceBook
 from shearpin.rules.protocol import Notice, Rule, Scene, Watch
+from shearpin.runs.carrying import Carried
 from shearpin.runs.charging import charge
 from shearpin.runs.steps import Steps
 from shearpin.runs.trouble import describe_error, quietly
@@ -56,6 +57,7 @@ class Tree:
 
     def __init__(self, settings: Settings, trace: Trace) -> None:
         self.settings = settings
+        self._exporters = settings.exporters
         self.trace = trace
         self.lock = threading.RLock()
         self._changed = threading.Condition(self.lock)
@@ -73,9 +75,12 @@ class Tree:
         self._numbers = itertools.count(source.new_span_base())
         self._active_ns = 0
         self._anchor()
-        scene = Scene(trace, settings.prices, self.elapsed_seconds)
-        self.watches: list[tuple[Rule, Watch]] = [(rule, rule.watch(scene)) for rule in settings.rules]
+        self._watch()
         trace.started_ns = self.now_ns()
+
+    def _watch(self) -> None:
+        scene = Scene(self.trace, self.settings.prices, self.elapsed_seconds)
+        self.watches: list[tuple[Rule, Watch]] = [(rule, rule.watch(scene)) for rule in self.settings.rules]
 
     # --- time -----------------------------------------------------------------------------------------------------
 
@@ -124,7 +129,8 @@ class Tree:
                 refusal = self._wait(span, refusal, outbox)
             if refusal is not None:
                 self._refuse(span, refusal, outbox)
-        self._tell(outbox)
+        if outbox:
+            self._tell(outbox)
         return span
 
     async def astart(self, span: Span) -> Span:
@@ -203,7 +209,8 @@ class Tree:
         self._count(span)
         self.open[span.span_id] = span
         self.trace.spans.append(span)
-        self._export("span_started", span)
+        if self._exporters:
+            self._export("span_started", span)
         for rule, watch in self.watches:
             self._note(rule, watch.admit, span, outbox)
 
@@ -250,7 +257,8 @@ class Tree:
             if error is not None and status != "paused":
                 span.error = describe_error(error)
             self._close(span, cost, outbox)
-        self._tell(outbox)
+        if outbox:
+            self._tell(outbox)
 
     def _close(self, span: Span, cost: Cost, outbox: _Outbox) -> None:
         self._uncount(span, cost)
@@ -265,7 +273,8 @@ class Tree:
         span.cumulative_tokens = self.trace.usage.total_tokens
         for rule, watch in self.watches:
             self._note(rule, watch.settle if cost == "settle" else watch.release, span, outbox)
-        self._export("span_ended", span)
+        if self._exporters:
+            self._export("span_ended", span)
         self._waiters.wake()
 
     def finish(self, status: TraceStatus, fields: dict[str, Any], error: BaseException | None = None) -> None:
@@ -286,7 +295,7 @@ class Tree:
             self.trace.stored_output = self.trace.spans[0].stored_output if self.trace.spans else None
             if status != "paused":
                 self.trace.pool.forget_sources()
-            for exporter in self.settings.exporters:
+            for exporter in self._exporters:
                 quietly(exporter.run_ended, self.trace)
         self.settings.on_end(self)
 
@@ -299,6 +308,19 @@ class Tree:
             root = self.trace.spans[0]
             root.status, root.end_ns = "unfinished", None
             self.open[root.span_id] = root
+
+    def carry(self) -> Carried:
+        """The counts so far, for another process to go on from."""
+        with self.lock:
+            return Carried.of(self.trace, self.elapsed_seconds(), self._steps.owed)
+
+    def continue_from(self, carried: Carried) -> None:
+        """Nothing was called here yet: count on from where another process paused."""
+        with self.lock:
+            carried.add_to(self.trace)
+            self._steps.owe(carried.owed)
+            self._active_ns += int(carried.seconds * 1e9)
+            self._watch()
 
     # --- stops and decisions --------------------------------------------------------------------------------------
 
@@ -359,9 +381,8 @@ class Tree:
         except Exception as bug:  # noqa: BLE001 - the rule lost count: nothing more may start
             self.stop_now(rule.name, _bug(rule, bug), span)
             return
-        for notice in notices or ():
-            decision = self.decide(rule.name, "warn", notice.reason, notice.facts, touched=span)
-            outbox.append(decision)
+        if notices:
+            outbox += [self.decide(rule.name, "warn", note.reason, note.facts, touched=span) for note in notices]
 
     def _tell(self, outbox: _Outbox) -> None:
         for decision in outbox:
@@ -369,7 +390,7 @@ class Tree:
                 quietly(callback, decision)
 
     def _export(self, event: Literal["span_started", "span_ended"], span: Span) -> None:
-        for exporter in self.settings.exporters:
+        for exporter in self._exporters:
             quietly(getattr(exporter, event), self.trace, span)
 
 

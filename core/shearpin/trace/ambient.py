@@ -25,7 +25,7 @@ class Place:
     run: Any
     span: Span
     outer: Place | None = None
-    order: int = field(default_factory=lambda: next(_order))
+    order: int = field(default_factory=_order.__next__)
 
 
 Locator = Callable[[object], "Place | None"]

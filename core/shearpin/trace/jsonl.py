@@ -13,10 +13,10 @@ written when they have changed. A later record stands over an earlier one of the
 process has written of a run in one go: a run that is resumed elsewhere, or a forked child, begins another stream.
 
 What a run holds many times is written once, in ``pool`` records: bodies, and lists as links (a node is the list of the
-previous node and one body more; node 0 is the empty list). Numbers count from the stream's beginning. The fields
-``stored_…`` refer to them, in lists that begin with a word, in dicts at any depth: ``["chain", node, length]`` is a list,
-``["body", number]`` a body, and ``["json", value]`` any other list or object. So user data is never searched for
-references, and may look like one.
+previous node and one body more; node 0 is the empty list), numbered from the stream's beginning. The fields
+``stored_…`` refer to them by lists that begin with a word, in objects at any depth: ``["chain", node, length]`` is a
+list, ``["body", number]`` a body, and ``["json", value]`` any other list or object. So user data is never searched
+for references, and may look like one.
 
 Numbers of a stream that are missing tell that records are lost; a line that is no JSON was cut off when its writer
 died. The trace is then read without them, and says so in its ``gaps``.
@@ -29,11 +29,11 @@ import json
 import math
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from pydantic import ValidationError
 
@@ -84,7 +84,9 @@ def load_trace(path: Path, trace_id: str | None = None) -> Trace:
         if found is None or rebuilt.trace.started_ns >= found.trace.started_ns:
             found = rebuilt
     if found is None:
-        raise TraceFormatError(f"{path}: no run is in this file" if trace_id is None else f"{path}: no trace {trace_id}")
+        raise TraceFormatError(
+            f"{path}: no run is in this file" if trace_id is None else f"{path}: no trace {trace_id}"
+        )
     return found.complete()
 
 
@@ -120,21 +122,24 @@ def _records(path: Path, wanted: _Wanted) -> Iterator[tuple[int, Record]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    with _opened(path) as file:
+        for number in itertools.count(1):
+            line = file.readline(_LONGEST_LINE + 1)
+            if len(line) > _LONGEST_LINE:
+                raise TraceFormatError(f"{path}, line {number}: longer than {_LONGEST_LINE:,} bytes")
+            if not line:
+                return
+            yield number, line
+
+
+def _opened(path: Path) -> BinaryIO:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise TraceFormatError(f"{path}: not a file")
-        with path.open("rb") as file:
-            for number in itertools.count(1):
-                line = file.readline(_LONGEST_LINE + 1)
-                if len(line) > _LONGEST_LINE:
-                    raise TraceFormatError(f"{path}, line {number}: longer than {_LONGEST_LINE:,} bytes")
-                if not line:
-                    return
-                yield number, line
-    except TraceFormatError:
-        raise
-    except (OSError, ValueError) as error:  # a path may be none, for a ValueError
-        raise TraceFormatError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        if stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
+            return path.open("rb")
+        why = "not a file"
+    except (OSError, ValueError) as error:  # ValueError: no path at all
+        why = getattr(error, "strerror", None) or str(error)
+    raise TraceFormatError(f"{path}: cannot be read: {why}")
 
 
 def _read(line: bytes, wanted: _Wanted) -> Iterator[Record]:
@@ -165,14 +170,14 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     """The object on a line; None for a line that is cut off. Raises ValueError for one that is out of all bounds."""
     try:
         text = line.decode("utf-8", "surrogatepass")
-        data = _decoder.decode(text)
+        data: Any = _decoder.decode(text)
     except (json.JSONDecodeError, UnicodeDecodeError):
         return None
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if nested_deeper(data, text, DEEPEST + 20):
         raise ValueError("nested too deeply")
-    return data if isinstance(data, dict) else {}
+    return cast("dict[str, Any]", data) if isinstance(data, dict) else {}
 
 
 def _number(text: str) -> float:
@@ -189,7 +194,7 @@ _decoder = json.JSONDecoder(parse_float=_number, parse_constant=_number)
 
 
 @contextmanager
-def _at(path: Path, number: int) -> Iterator[None]:
+def _at(path: Path, number: int) -> Generator[None]:
     try:
         yield
     except TraceFormatError:

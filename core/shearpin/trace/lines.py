@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import MISSING, Field, fields
-from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
-from shearpin.trace.model import SCHEMA_VERSION, Identity, Span, SpanError, Stop, Trace, Usage
+from shearpin.trace.model import SCHEMA_VERSION, SPAN_CLASSES, Identity, Span, SpanError, Stop, Trace, Usage
 from shearpin.trace.plain import Plain, plain
 from shearpin.trace.pool import Chain, Pool
 
@@ -32,10 +31,13 @@ _UNFIT = (TypeError, ValueError, RecursionError, RuntimeError)
 _NESTED = (Usage, SpanError, Identity)
 _RUN = frozenset({"name", "identity", "started_ns", "stored_input"})
 _NOT_WRITTEN = frozenset({"trace_id", "spans", "pool", "stop"})
-# Whatever is not in a start is in the end; a start may be written when the span has long ended.
-_KNOWN_AT_END = frozenset(
-    "end_ns status error stored_output attributes cumulative_cost_usd cumulative_tokens response_model reply tool_calls "
-    "reasoning finish_reason response_id time_to_first_token_ns usage usage_estimated price_source http_status".split()
+# A start may be written when the span has long ended, and must not tell half of that.
+_KNOWN_AT_START = frozenset(
+    {
+        *("span_id", "parent_id", "kind", "name", "agent", "step", "start_ns", "stored_input"),
+        *("provider", "request_model", "temperature", "max_tokens", "seed", "stored_tools"),
+        *("call_id", "retry", "thread_id", "checkpoint_id"),
+    }
 )
 _LONE = re.compile("[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]")
 _dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
@@ -62,7 +64,7 @@ class TraceLines:
         """`span` started, with these attributes."""
         if span.kind == "decision":  # an instant: its end follows and says it all
             return b""
-        record = _record(span, self.trace.pool, without=_KNOWN_AT_END)
+        record = _record(span, self.trace.pool, only=_KNOWN_AT_START)
         return self._lines("started", record | {"attributes": attributes} if attributes else record)
 
     def ended(self, span: Span) -> bytes:
@@ -126,12 +128,10 @@ class TraceLines:
 # --- records ------------------------------------------------------------------------------------------------
 
 
-def _record(
-    item: object, pool: Pool, *, only: Collection[str] = (), without: Collection[str] = ()
-) -> dict[str, Any]:
+def _record(item: object, pool: Pool, *, only: Collection[str] = (), without: Collection[str] = ()) -> dict[str, Any]:
     """The fields of a part of a trace that differ from their defaults."""
     record: dict[str, Any] = {}
-    for name, default, convert in _columns(type(item)):
+    for name, default, convert in _COLUMNS[type(item)]:
         value = getattr(item, name)
         if (only and name not in only) or name in without or _same(value, default):
             continue
@@ -157,14 +157,14 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@cache
-def _columns(kind: Any) -> list[tuple[str, object, Callable[[Any], Any] | None]]:
-    columns: Iterable[Field[Any]] = fields(kind)
-    return [(column.name, _default(column), _CONVERT.get(str(column.type))) for column in columns]
-
-
 def _default(column: Field[Any]) -> object:
     return column.default if column.default_factory is MISSING else column.default_factory()
+
+
+_COLUMNS: dict[type, list[tuple[str, object, Callable[[Any], Any] | None]]] = {
+    kind: [(column.name, _default(column), _CONVERT.get(str(column.type))) for column in fields(kind)]
+    for kind in (Trace, Span, *SPAN_CLASSES.values(), *_NESTED)
+}
 
 
 def _converted(value: object, convert: Callable[[Any], Any]) -> Plain:
@@ -184,7 +184,7 @@ def _stored(value: object, pool: Pool, depth: int = 8) -> Plain:
         index = pool.index_of(value)
         if index is not None:
             return ["body", index]
-    if isinstance(value, dict) and depth:
+    if _is_dict(value) and depth:
         return {key: _stored(item, pool, depth - 1) for key, item in list(value.items())}
     return value if kind is str else ["json", value]
 
@@ -216,26 +216,39 @@ def nested_deeper(value: Plain, text: str, depth: int) -> bool:
         return False
     layer: list[Any] = [value]
     while layer and depth >= 0:
-        parts = [item.values() if isinstance(item, dict) else item for item in layer]
-        layer = [item for part in parts for item in part if isinstance(item, dict | list | tuple)]
+        layer = [part for item in layer for part in _containers_in(item)]
         depth -= 1
     return bool(layer)
+
+
+def _containers_in(item: Plain) -> list[Any]:
+    parts = item.values() if _is_dict(item) else item if _is_list(item) else ()
+    return [part for part in parts if _is_dict(part) or _is_list(part)]
+
+
+def _is_dict(value: object) -> TypeGuard[dict[Any, Any]]:
+    return isinstance(value, dict)
+
+
+def _is_list(value: object) -> TypeGuard[list[Any] | tuple[Any, ...]]:
+    return isinstance(value, list | tuple)
 
 
 def _tame(value: object, path: tuple[int, ...]) -> Plain:
     """Like `plain`, also of what a run is changing at this moment, and with a way to write enormous numbers."""
     if isinstance(value, int) and value.bit_length() > _DIGITS:
         return hex(value)
-    if not isinstance(value, dict | list | tuple | Chain):
-        copied = plain(value)
-        return _tame(copied, path) if isinstance(copied, dict | list) else copied
-    if id(value) in path or len(path) > DEEPEST:
-        return "<cycle>" if id(value) in path else "<too deep>"
-    inside = (*path, id(value))
-    if isinstance(value, dict):
+    if _is_dict(value):
         items = list(value.items())  # in one go: no other thread comes between
-        return {str(key): _tame(item, inside) for key, item in items}
-    return [_tame(item, inside) for item in list(value)]
+        return _cut(value, path) or {str(key): _tame(item, (*path, id(value))) for key, item in items}
+    if _is_list(value) or isinstance(value, Chain):
+        return _cut(value, path) or [_tame(item, (*path, id(value))) for item in list(value)]
+    copied = plain(value)
+    return _tame(copied, path) if _is_dict(copied) or _is_list(copied) else copied
+
+
+def _cut(value: object, path: tuple[int, ...]) -> str:
+    return "<cycle>" if id(value) in path else "<too deep>" if len(path) > DEEPEST else ""
 
 
 def _shortened(record: dict[str, Any]) -> dict[str, Any]:
@@ -251,7 +264,7 @@ def _shortened(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shortened_body(body: Plain) -> Plain:
-    if not isinstance(body, dict):
+    if not _is_dict(body):
         return _left_out(len(_dump(body)))
     sizes = {key: len(_dump(value)) for key, value in body.items()}
     return {key: value if sizes[key] <= _FIELD else _left_out(sizes[key]) for key, value in body.items()}
@@ -267,4 +280,3 @@ def _utf8(line: str) -> bytes:
         return line.encode()
     except UnicodeEncodeError:
         return _LONE.sub(lambda half: f"\\u{ord(half[0]):04x}", line).encode("utf-8", "surrogatepass")
-

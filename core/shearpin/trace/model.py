@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 from shearpin.trace.plain import Plain
 from shearpin.trace.pool import Pool, expand
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 Kind = Literal["agent", "step", "node", "llm", "embedding", "tool", "retriever", "handoff", "guardrail", "decision"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 SpanStatus = Literal["ok", "error", "stopped", "paused", "cancelled", "unfinished"]
 TraceStatus = Literal["ok", "error", "stopped", "paused", "cancelled", "unfinished"]
 Verdict = Literal["allow", "warn", "deny", "ask", "approved", "rejected", "stop", "nudge"]

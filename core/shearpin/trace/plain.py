@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from functools import singledispatch
-from typing import Any
+from typing import Any, NamedTuple
 
 Plain = Any
 """None, bool, int, float, str, or lists and string-keyed dicts of these (mypy has no useful recursive alias here)."""
@@ -22,9 +22,15 @@ def plain(value: object) -> Plain:
     return _copy(value, ())
 
 
-def register_plain(kind: type, convert: Callable[[Any], object]) -> None:
-    """Say how objects of a framework's class are recorded; `convert` may return anything `plain` understands."""
-    _describe.register(kind)(convert)
+def register_plain(kind: type, convert: Callable[[Any], Plain]) -> None:
+    """Say how objects of a framework's class are recorded; what `convert` returns is kept as it is: a plain copy."""
+    _describe.register(kind)(lambda value: _Plain(convert(value)))
+
+
+class _Plain(NamedTuple):
+    """Data that needs no more copying."""
+
+    data: Plain
 
 
 def _copy(value: object, path: tuple[int, ...]) -> Plain:  # noqa: PLR0911 - one return a shape
@@ -47,6 +53,8 @@ def _copy(value: object, path: tuple[int, ...]) -> Plain:  # noqa: PLR0911 - one
         described = _describe(value)
     except Exception as error:  # noqa: BLE001 - a hostile or broken object must not break the agent
         return f"<{kind.__name__}: {type(error).__name__} while it was recorded>"
+    if type(described) is _Plain:
+        return described.data
     return described if type(described) in _ATOMS else _copy(described, inside)
 
 

@@ -79,7 +79,7 @@ class Pool:
         """Store a list; what was at the front of an earlier list that began alike is not looked at again."""
         sources, heirs = self._by_source, self._heirs
         items = list(items)
-        contents = [_content(item) for item in items]
+        contents = _contents(items)
         node, start = self._known_front(items, contents)
         for index in range(start, len(items)):
             item = items[index]
@@ -89,7 +89,7 @@ class Pool:
             body = known[2] if known is not None and same else self._body_of(item, contents[index])
             heir = heirs[node]
             node = heir[1] if heir[0] == body else self._step(node, body)
-        if items and None not in contents:
+        if set(map(type, contents)) == _TEXT:
             self._fronts[id(items[0])] = (items, contents, node)
         return Chain(self, node, len(items))
 
@@ -188,10 +188,15 @@ def _digest(body: Plain) -> bytes:
     return hashlib.blake2b(marshal.dumps(body, 2), digest_size=16).digest()
 
 
-def _content(item: object) -> object:
-    """A message's text, by which a replaced one is told: None for what is no message with a text."""
-    content = item.get("content") if type(item) is dict else getattr(item, "content", None)
-    return content if type(content) is str else None
+_TEXT = {str}
+
+
+def _contents(items: list[Any]) -> list[object]:
+    """The texts of messages, by which a replaced one is told; None for what is no message."""
+    try:
+        return [item.content for item in items]
+    except AttributeError:
+        return [item.get("content") if type(item) is dict else getattr(item, "content", None) for item in items]
 
 
 def expand(value: Plain) -> Plain:

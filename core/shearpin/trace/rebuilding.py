@@ -1,6 +1,6 @@
 """Puts the records of a file back together into a trace. Nothing in a record is trusted.
 
-Records of the wrong shape are a ValueError (pydantic's ones are) that says what is wrong; who reads the file knows where.
+Records of the wrong shape are a ValueError (pydantic's are) that says what is wrong; who reads the file knows where.
 """
 
 from __future__ import annotations
@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from functools import cache
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 
 from pydantic import Field, TypeAdapter
 
@@ -28,7 +27,8 @@ from shearpin.trace.plain import Plain
 from shearpin.trace.pool import ROOT, Chain, Pool
 
 _LOST = {"role": "unknown", "content": "<lost: the file lacks the record that held it>"}
-_Time = Annotated[int, Field(ge=0, lt=1 << 63)]
+_END_OF_TIME = 1 << 63
+_Time = Annotated[int, Field(ge=0, lt=_END_OF_TIME)]
 
 
 class Record(NamedTuple):
@@ -87,9 +87,13 @@ class _PoolRecord:
     links: list[tuple[int, int]]
 
 
-@cache
-def _reader(kind: Any) -> Callable[[object], Any]:
-    return TypeAdapter[Any](kind).validate_python
+_read_fields = TypeAdapter(dict[str, Any]).validate_python
+_read_run = TypeAdapter(_RunRecord).validate_python
+_read_sums = TypeAdapter(_SumsRecord).validate_python
+_read_finished = TypeAdapter(_FinishedRecord).validate_python
+_read_pool = TypeAdapter(_PoolRecord).validate_python
+_SPANS: list[type[Span]] = [Span, *SPAN_CLASSES.values()]
+_read_span = {kind: TypeAdapter(kind).validate_python for kind in _SPANS}
 
 
 class Outline:
@@ -104,19 +108,19 @@ class Outline:
             return
         payload = record.data.get(record.kind)
         if record.kind == "run":
-            self._run(_checked_schema(payload))
+            self._run(_fields_of_run(payload))
         elif record.kind == "finished":
             self._finished(payload)
         if "sums" in record.data:
-            _assign(self.trace, _reader(_SumsRecord)(record.data["sums"]))
+            _assign(self.trace, _read_sums(record.data["sums"]))
 
     def _run(self, payload: object) -> None:
-        _assign(self.trace, _reader(_RunRecord)(payload))
+        _assign(self.trace, _read_run(payload))
         if self.trace.status == "paused":
             self.trace.status, self.trace.ended_ns = "unfinished", None
 
     def _finished(self, payload: object) -> None:
-        record: _FinishedRecord = _reader(_FinishedRecord)(payload)
+        record = _read_finished(payload)
         stop, record.stop = record.stop, None
         _assign(self.trace, record)
         if stop is not None:
@@ -202,7 +206,7 @@ class _Stream:
         return True
 
     def extend(self, payload: object) -> None:
-        record: _PoolRecord = _reader(_PoolRecord)(payload)
+        record = _read_pool(payload)
         body, node = record.first
         if not self._missing and (body, node) != (len(self._bodies), len(self._nodes)):
             raise ValueError(f"bodies from {body} and nodes from {node}: others were expected")
@@ -214,9 +218,9 @@ class _Stream:
 
     def value(self, stored: Plain) -> Plain:
         """A value of a span or a run, its references followed."""
-        if isinstance(stored, dict):
-            return {key: self.value(item) for key, item in stored.items()}
         match stored:
+            case dict():
+                return {key: self.value(item) for key, item in cast("dict[str, Plain]", stored).items()}
             case ["chain", int(node), int(length)]:
                 place, found = self._node(node)
                 if found != length and not self._missing:
@@ -228,7 +232,8 @@ class _Stream:
                 return value
             case list():
                 raise ValueError("a list that is no reference")
-        return stored
+            case _:
+                return stored
 
     def _body(self, number: int) -> int:
         found = self._bodies.get(number)
@@ -248,28 +253,28 @@ class _Stream:
 
 
 def _span(stream: _Stream, payload: object) -> Span:
-    if not isinstance(payload, dict):
-        raise ValueError("a span that is no object")
-    stored = {name: stream.value(value) for name, value in payload.items() if name.startswith("stored_")}
-    kind = SPAN_CLASSES.get(str(payload.get("kind")), Span)
-    span: Span = _reader(kind)(payload | stored)
-    for moment in (span.start_ns, span.end_ns):
-        _reader(_Time | None)(moment)
+    columns = _read_fields(payload)
+    for name in columns:
+        if name.startswith("stored_"):
+            columns[name] = stream.value(columns[name])
+    span = _read_span[SPAN_CLASSES.get(str(columns.get("kind")), Span)](columns)
+    if not (0 <= span.start_ns < _END_OF_TIME and 0 <= (span.end_ns or 0) < _END_OF_TIME):
+        raise ValueError("a start_ns or end_ns out of range")
     return span
 
 
-def _checked_schema(payload: object) -> object:
-    version = payload.get("schema") if isinstance(payload, dict) else None
-    if not isinstance(version, int):
+def _fields_of_run(payload: object) -> dict[str, Any]:
+    columns = _read_fields(payload)
+    version = columns.get("schema")
+    if type(version) is not int:
         raise ValueError("a run without a schema version")
     if version > SCHEMA_VERSION:
-        raise ValueError(
-            f"written by a newer version of Shearpin (schema {version}, this one reads {SCHEMA_VERSION}); upgrade it"
-        )
-    return payload
+        known = f"schema {version}, this one reads {SCHEMA_VERSION}"
+        raise ValueError(f"written by a newer version of Shearpin ({known}); upgrade it")
+    return columns
 
 
-def _assign(trace: Trace, record: Any) -> None:
+def _assign(trace: Trace, record: _RunRecord | _SumsRecord) -> None:
     for column in fields(record):
         setattr(trace, column.name, getattr(record, column.name))
 

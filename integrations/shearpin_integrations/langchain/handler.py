@@ -23,6 +23,7 @@ from langchain_core.outputs import LLMResult
 
 from shearpin import EnforcementGapWarning, Guard
 from shearpin.adapter import HOOK, Place, raise_if_meant, register_pass_through
+from shearpin_integrations.langchain.carrying import carried_in, carry_in
 from shearpin_integrations.langchain.mending import mended
 from shearpin_integrations.langchain.reading import (
     answered_calls,
@@ -155,7 +156,10 @@ class ShearpinCallbackHandler(BaseCallbackHandler):
 
     @_harmless
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        entry = self._tracker.entries.get(run_id)
         self._end_call(run_id, response, reply=read_result(response))
+        if entry is not None and entry.root.thread is not None:
+            carry_in(response, entry.root.run)
 
     @_harmless
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
@@ -236,6 +240,7 @@ class ShearpinCallbackHandler(BaseCallbackHandler):
             run.resume(paused)
         else:
             run.open()
+            root.resuming = getattr(inputs, "resume", None) is not None
         entry = Entry(root, Place(run, run.span), role, name, inputs)
         self._tracker.add(run_id, entry)
         return entry
@@ -265,8 +270,8 @@ class ShearpinCallbackHandler(BaseCallbackHandler):
         root.children += 1
         if parent.role == "inside":  # only now it shows that this chain is a graph of its own
             self._promote(parent)
-        if isinstance(inputs, dict) and (whole := mended(inputs.get("messages") or ())) is not None:
-            inputs["messages"] = whole  # this node's own copy of the state; the checkpoint stays as it is
+        if isinstance(inputs, dict):
+            self._look_back(root, inputs)
         state = inputs.get("state", inputs) if isinstance(inputs, dict) and "__type" in inputs else inputs
         root.run.reached(state)
         span = root.run.start(
@@ -279,6 +284,14 @@ class ShearpinCallbackHandler(BaseCallbackHandler):
             attributes={HOOK: True} if name.endswith(_HOOKS) else {},
         )
         self._tracker.add(run_id, Entry(root, Place(root.run, span), "span", name))
+
+    def _look_back(self, root: Root, state: dict[str, Any]) -> None:
+        """What earlier runs of this thread have left in its messages concerns the first node, and torn threads all."""
+        if root.resuming:  # paused in another process: there is no run in memory to go on with
+            root.resuming = False
+            root.run.continue_from(carried_in(state.get("messages") or ()))
+        if root.torn is not False:
+            root.torn = _mend(state)
 
     def _promote(self, entry: Entry) -> None:
         run = entry.root.run
@@ -394,6 +407,14 @@ class ShearpinCallbackHandler(BaseCallbackHandler):
                 call_id=message.tool_call_id,
             )
             root.run.end(span, output=message.content, status=_tool_status(message))
+
+
+def _mend(state: dict[str, Any]) -> bool:
+    """Answer calls that an earlier stop left open. `state` is this node's own copy; the checkpoint stays as it is."""
+    whole = mended(state.get("messages") or ())
+    if whole is not None:
+        state["messages"] = whole
+    return whole is not None
 
 
 def identity_of(metadata: Mapping[str, Any]) -> dict[str, Any]:

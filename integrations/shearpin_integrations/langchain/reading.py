@@ -7,10 +7,11 @@ from typing import Any
 
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMessage
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import Generation, LLMResult
 
 from shearpin import Usage
-from shearpin.adapter import Reply, parse_arguments, read_usage, register_plain
+from shearpin.adapter import Reply, parse_arguments, plain, read_usage, register_plain
 
 _ROLES = {"human": "user", "ai": "assistant", "HumanMessageChunk": "user", "AIMessageChunk": "assistant"}
 _OWN_MODULES = ("langchain", "langchain_core", "langgraph")
@@ -19,7 +20,8 @@ _OWN_MODULES = ("langchain", "langchain_core", "langgraph")
 def message_dict(message: BaseMessage) -> dict[str, Any]:
     """A message as every framework's messages are recorded. Its id is left out: it is new in every run."""
     role = message.role if isinstance(message, ChatMessage) else _ROLES.get(message.type, message.type)
-    record: dict[str, Any] = {"role": role, "content": message.content}
+    content = message.content
+    record: dict[str, Any] = {"role": role, "content": content if type(content) is str else plain(content)}
     if message.name:
         record["name"] = message.name
     if isinstance(message, AIMessage) and (message.tool_calls or message.invalid_tool_calls):
@@ -33,12 +35,8 @@ def message_dict(message: BaseMessage) -> dict[str, Any]:
 
 def tool_calls(message: AIMessage) -> list[dict[str, Any]]:
     """The calls a model asked for, those with unreadable arguments too."""
-    good = [{"id": call["id"], "name": call["name"], "arguments": call["args"]} for call in message.tool_calls]
-    bad = [
-        {"id": call.get("id"), "name": call.get("name"), "arguments": call.get("args")}
-        for call in message.invalid_tool_calls
-    ]
-    return good + bad
+    calls = [*message.tool_calls, *message.invalid_tool_calls]
+    return [{"id": call["id"], "name": call["name"], "arguments": plain(call["args"])} for call in calls]
 
 
 def read_result(result: LLMResult | None) -> Reply | None:
@@ -65,9 +63,22 @@ def _read_message(message: AIMessage, llm_output: Mapping[str, Any] | None) -> R
         finish_reason=facts.get("finish_reason") or facts.get("stop_reason"),
         response_id=facts.get("id") or message.id,
         response_model=facts.get("model_name") or facts.get("model"),
-        usage=read_usage(usage) or _usage_of_output(llm_output),
+        usage=_usage(usage) if usage else _usage_of_output(llm_output),
         # The only mark LangChain leaves on an answer from its own cache.
         from_cache=bool(usage) and usage.get("total_cost") == 0,
+    )
+
+
+def _usage(usage: UsageMetadata) -> Usage:
+    """LangChain's own counts, the same for every provider; its input and output totals include the details."""
+    sent, made = usage.get("input_token_details") or {}, usage.get("output_token_details") or {}
+    return Usage(
+        input_tokens=usage["input_tokens"],
+        output_tokens=usage["output_tokens"],
+        cached_input_tokens=sent.get("cache_read") or 0,
+        cache_write_tokens=sent.get("cache_creation") or 0,
+        reasoning_tokens=made.get("reasoning") or 0,
+        audio_tokens=(sent.get("audio") or 0) + (made.get("audio") or 0),
     )
 
 
@@ -134,4 +145,4 @@ def holds_answer(output: object) -> bool:
 
 
 register_plain(BaseMessage, message_dict)
-register_plain(Document, lambda document: {"content": document.page_content, "metadata": document.metadata})
+register_plain(Document, lambda document: {"content": document.page_content, "metadata": plain(document.metadata)})

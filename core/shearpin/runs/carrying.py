@@ -1,0 +1,58 @@
+"""What a paused run takes along, so that another process can go on with it: its counts, as plain data."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, ValidationError
+
+from shearpin.trace import Trace, Usage
+from shearpin.trace.plain import Plain
+
+
+class Carried(BaseModel):
+    """The counts of a run at one moment. Read back from where a user's data lies, so it is checked."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    trace_id: str
+    steps: NonNegativeInt
+    llm_calls: NonNegativeInt
+    tool_calls: NonNegativeInt
+    seconds: NonNegativeFloat
+    input_tokens: NonNegativeInt
+    output_tokens: NonNegativeInt
+    cached_input_tokens: NonNegativeInt
+    cache_write_tokens: NonNegativeInt
+    reasoning_tokens: NonNegativeInt
+    image_tokens: NonNegativeInt
+    audio_tokens: NonNegativeInt
+    cost_usd: NonNegativeFloat | None
+    owed: list[str]
+    """Ids of tool calls that the last model decision asked for and that have not started."""
+
+    @classmethod
+    def of(cls, trace: Trace, seconds: float, owed: list[str]) -> Carried:
+        """What `trace` amounts to after `seconds`."""
+        return cls(
+            trace_id=trace.trace_id,
+            steps=trace.steps,
+            llm_calls=trace.llm_calls,
+            tool_calls=trace.tool_calls,
+            seconds=seconds,
+            owed=owed,
+            **{name: getattr(trace.usage, name) for name in Usage.__slots__},
+        )
+
+    @classmethod
+    def read(cls, data: Plain) -> Carried | None:
+        """The counts in `data`; None when it holds none."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError:
+            return None
+
+    def add_to(self, trace: Trace) -> None:
+        """Let `trace` go on from here."""
+        trace.steps += self.steps
+        trace.llm_calls += self.llm_calls
+        trace.tool_calls += self.tool_calls
+        trace.usage.add(Usage(**{name: getattr(self, name) for name in Usage.__slots__}))

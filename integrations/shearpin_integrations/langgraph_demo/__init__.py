@@ -1,0 +1,41 @@
+"""`shearpin demo`: four runs of real LangChain and LangGraph agents, two of which run away and are stopped.
+
+A program over the public surface, as a user would write it, and no adapter.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+
+from shearpin import MissingIntegrationError, ShearpinError
+
+__all__ = ["main"]
+
+_FRAMEWORKS = ("langchain", "langchain_core", "langchain_openai", "langgraph", "openai")
+_INSTALL = "pip install 'shearpin[langgraph]' 'langchain>=1.2.15' 'langchain-openai>=1.1.9'"
+
+
+def main(*, live: bool, out: Path) -> int:
+    """Play and print the four stories, with a scripted model or a `live` one; their traces go to a file in `out`.
+
+    Returns 0 when all of it happened as told, else 1.
+
+    Raises:
+        ShearpinError: there is no key for the real API.
+        MissingIntegrationError: a framework is absent or too old.
+        OSError: `out` cannot be written.
+    """
+    if live and not os.environ.get("OPENAI_API_KEY"):
+        raise ShearpinError(
+            "demo --live calls OpenAI's API, so OPENAI_API_KEY must be set; without --live it needs none"
+        )
+    try:
+        telling = import_module(f"{__name__}.telling")
+    except ImportError as missing:
+        if (missing.name or "").partition(".")[0] not in _FRAMEWORKS:
+            raise
+        raise MissingIntegrationError(_INSTALL) from missing
+    problems: int = telling.tell_all(live=live, out=out)
+    return 1 if problems else 0

@@ -1,0 +1,162 @@
+"""The four stories: who is asked what, under which rules, and how it is to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+from langchain.agents import create_agent
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import Runnable
+from langchain_openai import ChatOpenAI
+from langgraph.graph import START, StateGraph
+
+from shearpin import Budget, BudgetExceededError, LoopBreaker, LoopDetectedError, RunStoppedError
+from shearpin.testing import Script
+from shearpin_integrations.langgraph_demo.scripted import explains, finds_the_order, reviews, searches_for_ever
+
+__all__ = ["MODEL", "STORIES", "Story"]
+
+MODEL = "gpt-4o"
+CLAUSES = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """One run: `build` makes the agent over a model, which is asked `given`; `stopped_by` is how it is to end."""
+
+    name: str
+    title: str
+    text: str
+    rules: tuple[Budget | LoopBreaker, ...]
+    script: Script
+    build: Callable[[ChatOpenAI], Runnable[Any, Any]]
+    given: Any
+    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    stopped_by: type[RunStoppedError] | None = None
+
+
+# --- an agent that does its work
+
+
+def find_order(number: int) -> str:
+    """Look up an order by its number."""
+    return f"order {number}: 2 shear pins, sent as parcel DX-88"
+
+
+def track_parcel(parcel: str) -> str:
+    """Tell where a parcel is."""
+    return f"parcel {parcel}: left Lyon, due on Tuesday"
+
+
+def _support(model: ChatOpenAI) -> Runnable[Any, Any]:
+    return create_agent(model, [find_order, track_parcel], name="support")
+
+
+# --- an agent that runs away
+
+
+def _lines(count: int, subject: str) -> str:
+    made = (
+        f"{n}. {subject} {n}: tighten to {20 + n % 7} Nm, replace after {500 + 25 * n} hours." for n in range(1, count)
+    )
+    return "\n".join(made)
+
+
+MANUAL = "Manual of pump P-7, chapter 4: parts\n" + _lines(180, "Pump P-7, part")
+
+
+def search_manual(query: str) -> str:
+    """Search the manual; returns the chapter that fits best."""
+    return MANUAL
+
+
+def _warranty(model: ChatOpenAI) -> Runnable[Any, Any]:
+    instruction = (
+        "Answer only with what the manual says. When a chapter does not tell it, call search_manual again with "
+        "exactly the query 'P-7 warranty period'. Never answer without having found it, and never ask the user."
+    )
+    return create_agent(model, [search_manual], system_prompt=instruction, name="warranty")
+
+
+# --- a fan-out
+
+
+class Review(TypedDict, total=False):
+    """The state of the graph below."""
+
+    clauses: list[str]
+    findings: list[str]
+
+
+def _contract(model: ChatOpenAI) -> Runnable[Any, Any]:
+    brief = model.model_copy(update={"max_tokens": 100})
+
+    def review(state: Review) -> Review:
+        asked = [f"Is this clause binding, and to what?\n\n{clause}" for clause in state.get("clauses", [])]
+        answers = brief.batch(asked, {"max_concurrency": CLAUSES})  # all of them at once
+        return {"findings": [str(answer.content) for answer in answers]}
+
+    builder = StateGraph(Review)
+    builder.add_node("review", review)
+    builder.add_edge(START, "review")
+    return builder.compile(name="contract")
+
+
+# --- a chain
+
+
+def _explain(model: ChatOpenAI) -> Runnable[Any, Any]:
+    prompt = ChatPromptTemplate.from_template("Explain in one sentence: what is {thing}?")
+    return prompt | model | StrOutputParser()
+
+
+def _asked(question: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}]}
+
+
+STORIES = (
+    Story(
+        name="support",
+        title="An agent that does its work",
+        text="An agent is asked where order 4711 is. It looks up the order, then the parcel, and answers. "
+        "Its guard has nothing to say.",
+        rules=(Budget(usd=0.10), LoopBreaker()),
+        script=finds_the_order,
+        build=_support,
+        given=_asked("Where is my order 4711?"),
+    ),
+    Story(
+        name="warranty",
+        title="An agent that runs in a loop",
+        text="An agent is asked how long the warranty of a pump is. It searches the manual, gets the list of parts, "
+        "and searches again with the same words. It never stops by itself.",
+        rules=(Budget(usd=0.50), LoopBreaker()),
+        script=searches_for_ever,
+        build=_warranty,
+        given=_asked("How long is the warranty of pump P-7?"),
+        stopped_by=LoopDetectedError,
+    ),
+    Story(
+        name="contract",
+        title="Twenty calls at the same moment",
+        text=f"A graph reviews a contract of {CLAUSES} clauses, one model call each, all at the same moment, on a "
+        "budget that does not pay for all of them.",
+        rules=(Budget(usd=0.05),),
+        script=reviews,
+        build=_contract,
+        given={"clauses": [f"Clause {n}.\n" + _lines(110, "Part") for n in range(1, CLAUSES + 1)]},
+        stopped_by=BudgetExceededError,
+    ),
+    Story(
+        name="explain",
+        title="A plain chain",
+        text="A chain, prompt | model | parser, is asked what a shear pin is. The same handler, the same trace.",
+        rules=(Budget(usd=0.01),),
+        script=explains,
+        build=_explain,
+        given={"thing": "a shear pin"},
+    ),
+)
