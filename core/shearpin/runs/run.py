@@ -226,6 +226,10 @@ class Run(Block):
         """The run's counts as plain data, to be kept with the framework's own state of a paused run."""
         return self.tree.carry().model_dump()
 
+    def begun_elsewhere(self) -> None:
+        """This goes on with a run of another process: tool calls come before anything they were asked by."""
+        self.tree.begun_elsewhere()
+
     def continue_from(self, data: Plain) -> None:
         """Count on from what `carry` gave, in this or another process; data that is none of it changes nothing."""
         carried = Carried.read(data)
@@ -237,6 +241,11 @@ class Run(Block):
         """Raise the stop of a stopped run."""
         if (stop := self.tree.stop) is not None:
             raise stop.with_traceback(None)
+
+    @property
+    def partial(self) -> object:
+        """How far the run has come, as `reached` was told."""
+        return self.tree.partial
 
     def reached(self, state: object) -> None:
         """Remember how far the run has come: a stop's ``partial``."""

@@ -17,13 +17,15 @@ HOOK = "framework_hook"
 class Steps:
     """The steps of one run tree. Every method is called under the tree's lock."""
 
-    __slots__ = ("_asked", "_block", "_holding", "_node", "_open", "_outstanding", "_undecided", "trace")
+    __slots__ = ("_asked", "_block", "_holding", "_node", "_open", "_outstanding", "_undecided", "begun_elsewhere", "trace")
 
     def __init__(self, trace: Trace, open_spans: Mapping[str, Span]) -> None:
         self.trace = trace
         self._open = open_spans
         self._asked: dict[str, int] = {}
         self._outstanding: dict[str, set[str]] = {}  # who decided -> call ids it asked for that have not started
+        self.begun_elsewhere = False
+        """Is the model decision that this run's first tool calls follow from not known here?"""
         self._node: Span | None = None
         self._block: Span | None = None
         self._holding: set[str] = set()
@@ -67,6 +69,7 @@ class Steps:
         """The last step, taken elsewhere, asked for these tool calls."""
         self._asked.update(dict.fromkeys(call_ids, self.trace.steps))
         self._outstanding["elsewhere"] = set(call_ids)
+        self.begun_elsewhere = False
 
     def close(self, span: Span) -> None:
         """`span` ended. A node that turned out to be a step of its own is counted now."""
@@ -90,8 +93,8 @@ class Steps:
     def _start_tool(self, span: Span) -> None:
         node, block = self._node, self._block
         call_id = span.call_id if isinstance(span, ToolSpan) else None
-        if call_id in self._asked:
-            span.step = self._asked[call_id]
+        if call_id in self._asked or (self.begun_elsewhere and call_id is not None):
+            span.step = self._asked.get(call_id or "", self.trace.steps)
             for outstanding in self._outstanding.values():
                 outstanding.discard(call_id)
             if node is not None:

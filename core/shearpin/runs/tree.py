@@ -314,8 +314,12 @@ class Tree:
         with self.lock:
             return Carried.of(self.trace, self.elapsed_seconds(), self._steps.owed)
 
+    def begun_elsewhere(self) -> None:
+        """Tool calls may follow from a model decision of another process."""
+        self._steps.begun_elsewhere = True
+
     def continue_from(self, carried: Carried) -> None:
-        """Nothing was called here yet: count on from where another process paused."""
+        """Count on from where another process paused: no model was called here yet."""
         with self.lock:
             carried.add_to(self.trace)
             self._steps.owe(carried.owed)

@@ -26,6 +26,7 @@ from shearpin.adapter import HOOK, Place, raise_if_meant, register_pass_through
 from shearpin_integrations.langchain.carrying import carried_in, carry_in
 from shearpin_integrations.langchain.mending import mended
 from shearpin_integrations.langchain.reading import (
+    advanced,
     answered_calls,
     holds_answer,
     read_result,
@@ -103,7 +104,9 @@ class ShearpinCallbackHandler(BaseCallbackHandler):
             self._close(entry, outputs)
         elif entry.role == "span":
             self.record_unstarted(entry, outputs)
-            entry.root.run.end(entry.place.span, output=update_of(outputs))
+            update = update_of(outputs)
+            entry.root.run.end(entry.place.span, output=update)
+            entry.root.run.reached(advanced(entry.root.run.partial, update))
 
     @_harmless
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
@@ -241,6 +244,8 @@ class ShearpinCallbackHandler(BaseCallbackHandler):
         else:
             run.open()
             root.resuming = getattr(inputs, "resume", None) is not None
+            if root.resuming:
+                run.begun_elsewhere()
         entry = Entry(root, Place(run, run.span), role, name, inputs)
         self._tracker.add(run_id, entry)
         return entry
@@ -270,15 +275,16 @@ class ShearpinCallbackHandler(BaseCallbackHandler):
         root.children += 1
         if parent.role == "inside":  # only now it shows that this chain is a graph of its own
             self._promote(parent)
-        if isinstance(inputs, dict):
-            self._look_back(root, inputs)
-        state = inputs.get("state", inputs) if isinstance(inputs, dict) and "__type" in inputs else inputs
-        root.run.reached(state)
+        sent = (metadata.get("langgraph_path") or ("",))[0] == "__pregel_push"  # its input is no state of the graph
+        if not sent:
+            if isinstance(inputs, dict):
+                self._look_back(root, inputs)
+            root.run.reached(inputs)
         span = root.run.start(
             "node",
             name,
             parent=parent.place.span,
-            input=state,
+            input=inputs,
             thread_id=metadata.get("thread_id"),
             checkpoint_id=metadata.get("checkpoint_id"),
             attributes={HOOK: True} if name.endswith(_HOOKS) else {},
@@ -287,9 +293,9 @@ class ShearpinCallbackHandler(BaseCallbackHandler):
 
     def _look_back(self, root: Root, state: dict[str, Any]) -> None:
         """What earlier runs of this thread have left in its messages concerns the first node, and torn threads all."""
-        if root.resuming:  # paused in another process: there is no run in memory to go on with
-            root.resuming = False
-            root.run.continue_from(carried_in(state.get("messages") or ()))
+        if root.resuming and (carried := carried_in(state.get("messages") or ())) is not None:
+            root.resuming = False  # paused in another process: there is no run in memory to go on with
+            root.run.continue_from(carried)
         if root.torn is not False:
             root.torn = _mend(state)
 

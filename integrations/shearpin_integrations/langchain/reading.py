@@ -128,6 +128,14 @@ def update_of(output: object) -> object:
     return output
 
 
+def advanced(state: object, update: object) -> object:
+    """The state after an update, as far as it can be told without the graph's reducers: messages are appended."""
+    messages = update.get("messages") if isinstance(update, dict) else None
+    if not isinstance(messages, list) or not isinstance(state, dict) or not isinstance(state.get("messages"), list):
+        return state
+    return {**state, "messages": [*state["messages"], *messages]}
+
+
 def answered_calls(output: object) -> list[ToolMessage]:
     """The tool messages in a node's update, whatever its shape."""
     update = update_of(output)

@@ -20,11 +20,9 @@ _SECONDS_FOR_A_REVIEW = 0.05
 
 
 def finds_the_order(request: Request) -> Reply:
-    """Looks up the order, then its parcel, then answers."""
+    """Looks it up, then answers."""
     if request.turn == 0:
         return _calls(request, "find_order", {"number": 4711})
-    if request.turn == 1:
-        return _calls(request, "track_parcel", {"parcel": "DX-88"})
     return _says(request, "Order 4711 is in Lyon and reaches you on Tuesday.")
 
 
@@ -35,7 +33,7 @@ def searches_for_ever(request: Request) -> Reply:
 
 def reviews(request: Request) -> Reply:
     """One clause's review, after the time in which the others arrive too."""
-    text = "Binding. It obliges us to inspect each part at the stated interval and to keep the log for ten years."
+    text = "Binding: it obliges the supplier to have every part inspected at the stated interval and the log kept."
     return _says(request, text, delay=_SECONDS_FOR_A_REVIEW)
 
 

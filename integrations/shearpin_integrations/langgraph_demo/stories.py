@@ -20,7 +20,6 @@ from shearpin_integrations.langgraph_demo.scripted import explains, finds_the_or
 __all__ = ["MODEL", "STORIES", "Story"]
 
 MODEL = "gpt-4o"
-CLAUSES = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,29 +42,20 @@ class Story:
 
 def find_order(number: int) -> str:
     """Look up an order by its number."""
-    return f"order {number}: 2 shear pins, sent as parcel DX-88"
-
-
-def track_parcel(parcel: str) -> str:
-    """Tell where a parcel is."""
-    return f"parcel {parcel}: left Lyon, due on Tuesday"
+    return f"order {number}: 2 shear pins, in Lyon since Friday, due on Tuesday"
 
 
 def _support(model: ChatOpenAI) -> Runnable[Any, Any]:
-    return create_agent(model, [find_order, track_parcel], name="support")
+    return create_agent(model, [find_order], name="support")
 
 
 # --- an agent that runs away
 
 
-def _lines(count: int, subject: str) -> str:
-    made = (
-        f"{n}. {subject} {n}: tighten to {20 + n % 7} Nm, replace after {500 + 25 * n} hours." for n in range(1, count)
-    )
-    return "\n".join(made)
-
-
-MANUAL = "Manual of pump P-7, chapter 4: parts\n" + _lines(180, "Pump P-7, part")
+MANUAL = "Manual of pump P-7, chapter 4: parts\n" + "\n".join(
+    f"4.{number}  Part {number} is tightened to {20 + number % 7} Nm and replaced every {500 + 25 * number} hours."
+    for number in range(1, 181)
+)
 
 
 def search_manual(query: str) -> str:
@@ -83,11 +73,20 @@ def _warranty(model: ChatOpenAI) -> Runnable[Any, Any]:
 
 # --- a fan-out
 
+ARTICLES = [
+    f"Article {article}\n"
+    + "\n".join(
+        f"{article}.{number}  The supplier inspects part {number} every {500 + 25 * number} hours and keeps a log."
+        for number in range(1, 81)
+    )
+    for article in range(1, 21)
+]
+
 
 class Review(TypedDict, total=False):
     """The state of the graph below."""
 
-    clauses: list[str]
+    articles: list[str]
     findings: list[str]
 
 
@@ -95,8 +94,8 @@ def _contract(model: ChatOpenAI) -> Runnable[Any, Any]:
     brief = model.model_copy(update={"max_tokens": 100})
 
     def review(state: Review) -> Review:
-        asked = [f"Is this clause binding, and to what?\n\n{clause}" for clause in state.get("clauses", [])]
-        answers = brief.batch(asked, {"max_concurrency": CLAUSES})  # all of them at once
+        asked = [f"To what does this article bind the supplier?\n\n{text}" for text in state.get("articles", [])]
+        answers = brief.batch(asked, {"max_concurrency": len(asked)})  # all of them at once
         return {"findings": [str(answer.content) for answer in answers]}
 
     builder = StateGraph(Review)
@@ -121,8 +120,7 @@ STORIES = (
     Story(
         name="support",
         title="An agent that does its work",
-        text="An agent is asked where order 4711 is. It looks up the order, then the parcel, and answers. "
-        "Its guard has nothing to say.",
+        text="An agent is asked where an order is. It looks the order up, and answers. Its guard has nothing to object.",
         rules=(Budget(usd=0.10), LoopBreaker()),
         script=finds_the_order,
         build=_support,
@@ -142,12 +140,12 @@ STORIES = (
     Story(
         name="contract",
         title="Twenty calls at the same moment",
-        text=f"A graph reviews a contract of {CLAUSES} clauses, one model call each, all at the same moment, on a "
+        text=f"A graph reviews a contract of {len(ARTICLES)} articles, one model call each, all at the same moment, on a "
         "budget that does not pay for all of them.",
-        rules=(Budget(usd=0.05),),
+        rules=(Budget(usd=0.03),),
         script=reviews,
         build=_contract,
-        given={"clauses": [f"Clause {n}.\n" + _lines(110, "Part") for n in range(1, CLAUSES + 1)]},
+        given={"articles": ARTICLES},
         stopped_by=BudgetExceededError,
     ),
     Story(

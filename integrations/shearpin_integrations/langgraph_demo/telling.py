@@ -12,7 +12,7 @@ from pathlib import Path
 
 from langgraph.errors import GraphRecursionError
 
-from shearpin import Budget, LoopBreaker
+from shearpin import Budget, LoopBreaker, Trace
 from shearpin_exporters.files import JSONLinesExporter
 from shearpin_integrations.langgraph_demo.playing import Played, Unguarded, play, play_unguarded
 from shearpin_integrations.langgraph_demo.scripted import CONTEXT_WINDOW
@@ -21,11 +21,11 @@ from shearpin_integrations.langgraph_demo.stories import MODEL, STORIES, Story
 __all__ = ["tell_all"]
 
 _WIDEST = 100
-_STEPS_PEOPLE_SET = 25
+_LIMIT_THAT_PEOPLE_SET = 25
 
 
 def tell_all(*, live: bool, out: Path) -> list[str]:
-    """Play and print every story; what did not happen as told."""
+    """Play and print every story; returns what did not happen as told."""
     path = _fresh(out)
     exporter = JSONLinesExporter(path)
     _introduce(live=live)
@@ -34,13 +34,10 @@ def tell_all(*, live: bool, out: Path) -> list[str]:
     for number, story in enumerate(STORIES, 1):
         _announce(number, story)
         done = play(story, exporter, live=live)
-        done.trace.print()
-        found = list(done.problems)
-        if not live and story.name in _COMPARED:
-            found += _COMPARED[story.name](done)
-        problems += [f"{story.name}: {problem}" for problem in found]
+        problems += [f"{story.name}: {problem}" for problem in _tell(done)]
         played.append(done)
     exporter.close()
+    problems += [f"{done.story.name}: {problem}" for done in played for problem in _misfiled(done.trace, path)]
     _conclude(path, played, problems)
     return problems
 
@@ -49,6 +46,20 @@ def _fresh(out: Path) -> Path:
     """A file that is not there yet: what an earlier demo left stays as it is."""
     names = ("runs.jsonl", *(f"runs-{number}.jsonl" for number in range(2, 10_000)))
     return next(out / name for name in names if not (out / name).exists())
+
+
+def _tell(done: Played) -> Iterator[str]:
+    """The trace, and the comparison where there is one; yields what is wrong."""
+    done.trace.print()
+    yield from done.problems
+    if done.served is not None and done.story.name in _COMPARISONS:
+        yield from _COMPARISONS[done.story.name](done, done.served)
+
+
+def _misfiled(trace: Trace, path: Path) -> Iterator[str]:
+    filed = Trace.load(path, trace.trace_id)
+    if (filed.status, filed.usage, len(filed.spans)) != (trace.status, trace.usage, len(trace.spans)):
+        yield "the trace in the file is another one"
 
 
 # --- around the traces
@@ -60,9 +71,12 @@ def _introduce(*, live: bool) -> None:
         "The model is played by a server on this machine that speaks OpenAI's API: nothing leaves the machine, nothing "
         f"is billed. Dollars are {MODEL}'s list price for the tokens that the server counted."
     )
-    real = f"The model is {MODEL}, on your OpenAI account; budgets keep all of it below ${most:.2f}."
-    _write("Four real agents, built with LangChain and LangGraph. Shearpin guards them, and stops two.")
-    _paragraph(real if live else scripted)
+    real = f"The model is {MODEL}, on your OpenAI account; their budgets keep all of them together below ${most:.2f}."
+    _paragraph(
+        "Four runs of real LangChain and LangGraph code. Shearpin watches all of them, and stops two. "
+        + (real if live else scripted)
+    )
+    _write("    agent.invoke(question, config={'callbacks': [ShearpinCallbackHandler(Guard(...))]})")
 
 
 def _announce(number: int, story: Story) -> None:
@@ -78,70 +92,64 @@ def _code(rule: Budget | LoopBreaker) -> str:
 
 
 def _conclude(path: Path, played: Sequence[Played], problems: Sequence[str]) -> None:
-    _heading("Where to look")
     shown = shlex.quote(str(path))
     command = f"{_command()} show {shown}"
-    _paragraph(f"The traces of all runs, with every prompt, reply, call and decision, are in {shown}:")
-    _write(f"    {command} --list")
+    _heading("Where to look")
+    _write(f"Every prompt, reply, call and decision of these runs is in {shown}", f"    {command} --list")
     for done in played:
         if done.story.stopped_by is not None:
-            _write(f"    {command} --trace {done.trace.trace_id[:8]} --full    # {done.story.name}")
-    _write("")
+            _write(f"    {command} --trace {done.trace.trace_id[:8]} --full")
     for problem in problems:
-        _paragraph(f"NOT AS TOLD: {problem}.")
-    if not problems:
-        _write("Everything happened as told.")
+        _paragraph(f"NOT AS TOLD: {problem}.", before=True)
 
 
 def _command() -> str:
     """How the reader started this, and so can start it again."""
-    started = Path(sys.argv[0])
-    if started.name != "shearpin":
+    started, found = Path(sys.argv[0]), shutil.which("shearpin")
+    if started.stem != "shearpin" or (found and started.exists() and started.samefile(found)):
         return "shearpin"
-    found = shutil.which("shearpin")
-    return "shearpin" if found and Path(found).samefile(started) else shlex.quote(str(started))
+    return shlex.quote(str(started))
 
 
 # --- what a stop saved
 
 
-def _compare_loop(done: Played) -> Iterator[str]:
-    limited = play_unguarded(done.story, _STEPS_PEOPLE_SET)
+def _compare_loop(done: Played, served: int) -> Iterator[str]:
+    limited = play_unguarded(done.story, _LIMIT_THAT_PEOPLE_SET)
     unlimited = play_unguarded(done.story)
     spent = done.trace.usage.cost_usd or 0.0
-    _paragraph("The same agent without Shearpin, run again on a server of its own:", before=True)
-    rows = [("stopped by", "model calls", "cost"), ("Shearpin's LoopBreaker", f"{done.served}", f"${spent:.2f}")]
-    rows += [(_ending(each), f"{each.served}", f"${each.usd:.2f}") for each in (limited, unlimited)]
+    rows = [("stopped by", "model calls", "cost"), ("Shearpin's LoopBreaker", str(served), f"${spent:.2f}")]
+    rows += [(_ending(run), str(run.served), f"${run.usd:.2f}") for run in (limited, unlimited)]
+    _paragraph("The same agent without Shearpin, really run, on servers of its own:", before=True)
     _table(rows)
-    more = unlimited.served - (done.served or 0)
-    _paragraph(f"The stop came {more} model calls and ${unlimited.usd - spent:.2f} earlier.", before=True)
+    if not isinstance(unlimited.ended_by, GraphRecursionError):
+        _paragraph(f"LangGraph's own limit for this agent is {unlimited.limit:,} steps, too late to help.")
     if not isinstance(limited.ended_by, GraphRecursionError):
         yield f"without Shearpin it should have reached LangGraph's limit, and ended with {limited.ended_by!r}"
-    if unlimited.served <= done.trace.llm_calls:
-        yield f"without Shearpin it made no more than {unlimited.served} model calls"
+    if not served < limited.served <= unlimited.served:
+        yield f"the stop saved nothing: {served} model calls, and {limited.served} without it"
 
 
 def _ending(run: Unguarded) -> str:
     if isinstance(run.ended_by, GraphRecursionError):
         return f"LangGraph's recursion_limit={run.limit}"
-    full = getattr(run.ended_by, "code", None) == "context_length_exceeded"
-    end = f"the model, full at {CONTEXT_WINDOW:,} tokens" if full else f"{type(run.ended_by).__name__}"
-    return f"{end} (LangGraph's default limit is {run.limit:,} steps)"
+    if getattr(run.ended_by, "code", None) == "context_length_exceeded":
+        return f"the model, full at {CONTEXT_WINDOW:,} tokens"
+    return type(run.ended_by).__name__
 
 
-def _compare_fan_out(done: Played) -> Iterator[str]:
+def _compare_fan_out(done: Played, served: int) -> Iterator[str]:
     free = play_unguarded(done.story)
-    refused = free.served - (done.served or 0)
     _paragraph(
-        f"The server saw {done.served} calls: {refused} of {free.served} were refused before they were sent. Without "
-        f"Shearpin, the same graph on a server of its own: {free.served} calls, ${free.usd:.2f}.",
+        f"The server saw {served} calls; {free.served - served} of the {free.served} were never sent. Without Shearpin, "
+        f"really run, on a server of its own: {free.served} calls, ${free.usd:.2f}.",
         before=True,
     )
-    if refused <= 0:
+    if not served < free.served:
         yield "no call was refused"
 
 
-_COMPARED: dict[str, Callable[[Played], Iterator[str]]] = {
+_COMPARISONS: dict[str, Callable[[Played, int], Iterator[str]]] = {
     "warranty": _compare_loop,
     "contract": _compare_fan_out,
 }
@@ -157,11 +165,11 @@ def _width() -> int:
 def _heading(text: str) -> None:
     line = f"== {text} ".ljust(_width(), "=")
     plain = not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    _write("", line if plain else f"\x1b[1m{line}\x1b[0m", "")
+    _write("", line if plain else f"\x1b[1m{line}\x1b[0m")
 
 
 def _paragraph(text: str, *, before: bool = False) -> None:
-    _write(*([""] if before else []), textwrap.fill(text, _width()))
+    _write(*([""] if before else []), textwrap.fill(text, _width(), break_on_hyphens=False))
 
 
 def _table(rows: Sequence[tuple[str, str, str]]) -> None:
