@@ -13,7 +13,7 @@ from shearpin.runs.trouble import raise_if_meant
 from shearpin.trace.ambient import Place, place_of, register_locator
 from shearpin.trace.exporting import Exporter
 from shearpin.trace.lines import TraceLines
-from shearpin.trace.plain import plain, register_plain
+from shearpin.trace.plain import is_dict, is_list, plain, register_plain
 from shearpin.trace.providers import parse_arguments, read_usage
 from shearpin.trace.reply import Reply
 
@@ -24,6 +24,8 @@ __all__ = [
     "Reply",
     "Run",
     "TraceLines",
+    "is_dict",
+    "is_list",
     "parse_arguments",
     "place_of",
     "plain",

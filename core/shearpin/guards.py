@@ -88,7 +88,7 @@ class Guard:
         identity = Identity(
             session_id, user_id, tenant, team, organization, task_type, version, env, tuple(tags), dict(metadata or {})
         )
-        return Run(self, self._settings, name, identity, input=input)
+        return Run(self, self._settings, name, identity, input)
 
     def tool(self, function: Function) -> Function:
         """Decorate a tool: each call is one span of the current run, refused before the body runs if a rule says so.
@@ -106,24 +106,20 @@ class Guard:
 
         The model, ``messages`` (or ``prompt``), ``max_tokens`` and ``tools`` are read from arguments of these names.
         """
-        if function is None:
-            return lambda decorated: self.llm_named(decorated, model, provider)
-        return self.llm_named(function, model, provider)
 
-    def llm_named(self, function: Function, model: str | None, provider: str | None) -> Function:
-        """`llm` with its options given."""
+        def decorate(decorated: Function) -> Function:
+            def call(arguments: Mapping[str, Any]) -> LLMCall:
+                return self._here().llm(
+                    model=str(arguments.get("model") or model or decorated.__name__),
+                    messages=arguments.get("messages", arguments.get("prompt", ())),
+                    max_tokens=arguments.get("max_tokens"),
+                    tools=arguments.get("tools") or (),
+                    provider=provider,
+                )
 
-        def call(arguments: Mapping[str, Any]) -> LLMCall:
-            prompt = arguments.get("messages", arguments.get("prompt", ()))
-            return self._here().llm(
-                model=str(arguments.get("model") or model or function.__name__),
-                messages=prompt,
-                max_tokens=arguments.get("max_tokens"),
-                tools=arguments.get("tools") or (),
-                provider=provider,
-            )
+            return wrap(decorated, call)
 
-        return wrap(function, call)
+        return decorate if function is None else decorate(function)
 
     def close(self) -> None:
         """End the ambient run. Raises its stop if it was stopped and nobody saw it."""

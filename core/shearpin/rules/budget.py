@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 from shearpin.errors import BudgetExceededError, amount
 from shearpin.rules import tokens
 from shearpin.rules.prices import Price, parse_price
 from shearpin.rules.protocol import Notice, Scene
 from shearpin.trace import LLMSpan, Span, Usage
+from shearpin.trace.model import KINDS, Kind
+from shearpin.trace.plain import Plain
 
 MONEY_AND_TOKENS = ("usd", "tokens", "input_tokens", "output_tokens")
 COUNTS = ("llm_calls", "tool_calls", "steps")
@@ -29,8 +31,8 @@ _USES: Mapping[str, Sequence[str]] = {
     "tool": ("tool_calls", "steps", "seconds"),
     "node": ("steps", "seconds"),
     "step": ("steps", "seconds"),
-    "": ("seconds",),
 }
+_TIME = ("seconds",)
 """What a span of a kind can use up."""
 _ROUNDING = 1e-12
 """Dollars below any price of a token: three times a third of a limit must fit that limit."""
@@ -149,13 +151,13 @@ class BudgetWatch:
     held: dict[str, Amounts] = field(default_factory=dict[str, Amounts])
     limits: dict[str, float] = field(init=False)
     warn: dict[str, float] = field(init=False)
-    units: dict[str, list[str]] = field(init=False)
+    units: dict[Kind, list[str]] = field(init=False)
 
     def __post_init__(self) -> None:
         usage = self.scene.trace.usage  # not zero where a paused run goes on in another process
         self.settled = _amounts(usage, usage.cost_usd)
         self.limits = self.rule.limits
-        self.units = {kind: [unit for unit in self.limits if unit in used] for kind, used in _USES.items()}
+        self.units = {kind: [unit for unit in self.limits if unit in _USES.get(kind, _TIME)] for kind in KINDS}
         self.warn = {unit: limit * self.rule.warn_at for unit, limit in self.limits.items()}
 
     # --- the four moments of an action ----------------------------------------------------------------------------
@@ -164,7 +166,7 @@ class BudgetWatch:
         need = self._need(span)
         if need is not None and need.usd is None and self.rule.usd is not None and self.rule.unknown_price == "deny":
             return self._error("usd", self.rule.usd, span, estimate=None)
-        for unit in self._units_of(span):
+        for unit in self.units[span.kind]:
             limit, wanted = self.limits[unit], self._wanted(unit, span, need)
             if wanted is None:
                 continue
@@ -177,13 +179,13 @@ class BudgetWatch:
         need = self._need(span)
         if need is not None:
             self.held[span.span_id] = need
-        return self._warnings(span)
+        return self._warnings(span) if self.units[span.kind] else ()
 
     def settle(self, span: Span) -> Iterable[Notice]:
         held = self.held.pop(span.span_id, None)
         if held is not None and isinstance(span, LLMSpan) and span.usage is not None:
             self.settled.add(self._used(span, span.usage, held))
-        return self._warnings(span)
+        return self._warnings(span) if self.units[span.kind] else ()
 
     def release(self, span: Span) -> None:
         self.held.pop(span.span_id, None)
@@ -275,14 +277,10 @@ class BudgetWatch:
         warn = self.warn
         due = [
             unit
-            for unit in self._units_of(span)
+            for unit in self.units[span.kind]
             if unit in warn and (spent := self.spent(unit)) >= warn[unit] and spent
         ]
         return [self._warning(unit) for unit in due]
-
-    def _units_of(self, span: Span) -> Sequence[str]:
-        """The limited units that a span of this kind can use up."""
-        return self.units.get(span.kind, self.units[""])
 
     def _warning(self, unit: str) -> Notice:
         del self.warn[unit]  # once a run
@@ -301,9 +299,9 @@ def estimate_input(span: LLMSpan) -> int:
     return sent
 
 
-def _measure(message: object) -> int:
+def _measure(message: Plain) -> int:
     if isinstance(message, dict):
-        return tokens.estimate_message(message)
+        return tokens.estimate_message(cast("dict[str, object]", message))
     return tokens.estimate_text(message if isinstance(message, str) else repr(message))
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from shearpin.errors import RunStoppedError
 from shearpin.rules.budget import BudgetWatch
 from shearpin.runs.block import Block
-from shearpin.runs.carrying import Carried
 from shearpin.runs.calls import LLMCall, SpanBlock, ToolCall, interrupted
+from shearpin.runs.carrying import Carried
 from shearpin.runs.tree import Cost, Settings, Tree
 from shearpin.trace import DecisionSpan, Identity, LLMSpan, Span, Trace, Usage, source
 from shearpin.trace.ambient import Here, Place, place_of
@@ -26,11 +26,11 @@ class Run(Block):
     """
 
     def __init__(
-        self, guard: object, settings: Settings, name: str, identity: Identity, *, input: object = None
-    ) -> None:  # noqa: A002
+        self, guard: object, settings: Settings, name: str, identity: Identity, question: object = None
+    ) -> None:
         self.guard = guard
         self.name = name
-        self._settings, self._identity, self._input = settings, identity, input
+        self._settings, self._identity, self._input = settings, identity, question
         self._output: Any = None
         self._tree: Tree | None = None
         self._span: Span | None = None

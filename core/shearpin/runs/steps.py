@@ -17,7 +17,17 @@ HOOK = "framework_hook"
 class Steps:
     """The steps of one run tree. Every method is called under the tree's lock."""
 
-    __slots__ = ("_asked", "_block", "_holding", "_node", "_open", "_outstanding", "_undecided", "begun_elsewhere", "trace")
+    __slots__ = (
+        "_asked",
+        "_block",
+        "_holding",
+        "_node",
+        "_open",
+        "_outstanding",
+        "_undecided",
+        "begun_elsewhere",
+        "trace",
+    )
 
     def __init__(self, trace: Trace, open_spans: Mapping[str, Span]) -> None:
         self.trace = trace

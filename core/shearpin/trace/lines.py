@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import MISSING, Field, fields
+from operator import attrgetter
 from typing import Any, TypeGuard
 
 from shearpin.trace.model import SCHEMA_VERSION, SPAN_CLASSES, Identity, Span, SpanError, Stop, Trace, Usage
@@ -28,17 +29,6 @@ _FIELD = 1 << 16
 _SHARED = 64
 _DIGITS = 14_000  # in bits: Python neither writes nor reads more than 4,300 decimal digits
 _UNFIT = (TypeError, ValueError, RecursionError, RuntimeError)
-_NESTED = (Usage, SpanError, Identity)
-_RUN = frozenset({"name", "identity", "started_ns", "stored_input"})
-_NOT_WRITTEN = frozenset({"trace_id", "spans", "pool", "stop"})
-# A start may be written when the span has long ended, and must not tell half of that.
-_KNOWN_AT_START = frozenset(
-    {
-        *("span_id", "parent_id", "kind", "name", "agent", "step", "start_ns", "stored_input"),
-        *("provider", "request_model", "temperature", "max_tokens", "seed", "stored_tools"),
-        *("call_id", "retry", "thread_id", "checkpoint_id"),
-    }
-)
 _LONE = re.compile("[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]")
 _dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
@@ -58,24 +48,24 @@ class TraceLines:
         self._number = self._bodies = 0
         self._links = 1
         self._ended: set[str] = set()
-        self._sums = ""
+        self._sums: tuple[object, ...] = ()
 
     def started(self, span: Span, attributes: dict[str, Any]) -> bytes:
         """`span` started, with these attributes."""
         if span.kind == "decision":  # an instant: its end follows and says it all
             return b""
-        record = _record(span, self.trace.pool, only=_KNOWN_AT_START)
+        record = _AT_START[type(span)].record(span, self.trace.pool)
         return self._lines("started", record | {"attributes": attributes} if attributes else record)
 
     def ended(self, span: Span) -> bytes:
         """`span` ended; all of it is written, so that its start need not have been."""
         self._ended.add(span.span_id)
-        return self._lines("ended", _record(span, self.trace.pool))
+        return self._lines("ended", _WHOLE[type(span)].record(span, self.trace.pool))
 
     def finished(self) -> bytes:
         """The run ended, or was paused."""
         untold = [span for span in list(self.trace.spans) if span.span_id not in self._ended]
-        record = _record(self.trace, self.trace.pool, without=_NOT_WRITTEN)
+        record = _FINISHED.record(self.trace, self.trace.pool)
         if self.trace.stop is not None:
             record["stop"] = _stop(self.trace.stop)
         return b"".join([*map(self.ended, untold), self._lines("finished", record)])
@@ -87,7 +77,7 @@ class TraceLines:
         return b"".join([*begin, *self._pool(), self._line(kind, last, self._new_sums())])
 
     def _run(self) -> bytes:
-        record = _record(self.trace, self.trace.pool, only=_RUN)
+        record = _RUN.record(self.trace, self.trace.pool)
         return self._line("run", _json({"schema": SCHEMA_VERSION} | record, _shortened))
 
     def _pool(self) -> Iterator[bytes]:
@@ -111,13 +101,11 @@ class TraceLines:
             yield text
 
     def _new_sums(self) -> str:
-        trace = self.trace
-        counts = {"steps": trace.steps, "llm_calls": trace.llm_calls, "tool_calls": trace.tool_calls}
-        sums = _json(counts | {"usage": _record(trace.usage, trace.pool)}, dict)
+        sums = _sums(self.trace)
         if sums == self._sums:
             return ""
         self._sums = sums
-        return f',"sums":{sums}'
+        return f',"sums":{_json(_SUMS.record(self.trace, self.trace.pool), dict)}'
 
     def _line(self, kind: str, text: str, more: str = "") -> bytes:
         line = f'{self._head}{self._number},"{kind}":{text}{more}}}\n'
@@ -128,43 +116,63 @@ class TraceLines:
 # --- records ------------------------------------------------------------------------------------------------
 
 
-def _record(item: object, pool: Pool, *, only: Collection[str] = (), without: Collection[str] = ()) -> dict[str, Any]:
-    """The fields of a part of a trace that differ from their defaults."""
-    record: dict[str, Any] = {}
-    for name, default, convert in _COLUMNS[type(item)]:
-        value = getattr(item, name)
-        if (only and name not in only) or name in without or _same(value, default):
-            continue
-        if name.startswith("stored_"):
-            value = _stored(value, pool)
-        elif isinstance(value, _NESTED):
-            value = _record(value, pool)
-        elif convert is not None and value is not None and type(value) is not convert:
-            value = _converted(value, convert)
-            if value is None:
-                continue
-        record[name] = value
-    return record
-
-
-def _same(value: object, default: object) -> bool:
-    # Values of other types are not compared: an array answers with an array.
-    return value is default or (type(value) is type(default) and value == default)
-
-
 _CONVERT: dict[str, Callable[[Any], Any]] = {
     f"{kind.__name__}{optional}": kind for kind in (str, int, float, bool) for optional in ("", " | None")
 }
+
+
+class _Shape:
+    """Which fields of a class a record tells."""
+
+    __slots__ = ("_columns", "_values")
+
+    def __init__(self, kind: type, *, only: Collection[str] = (), without: Collection[str] = ()) -> None:
+        names = [name for name in _fields(kind) if name not in without and (name in only or not only)]
+        self._columns = [
+            (name, _default(_fields(kind)[name]), _CONVERT.get(str(_fields(kind)[name].type))) for name in names
+        ]
+        self._values = attrgetter(*names)
+
+    def record(self, item: object, pool: Pool) -> dict[str, Any]:
+        """The fields of `item` that differ from their defaults."""
+        record: dict[str, Any] = {}
+        for (name, default, convert), value in zip(self._columns, self._values(item), strict=True):
+            # Values of other types are not compared: an array answers with an array.
+            if value is default or (type(value) is type(default) and value == default):
+                continue
+            if name.startswith("stored_"):
+                record[name] = _stored(value, pool)
+            elif type(value) in _NESTED:
+                record[name] = _NESTED[type(value)].record(value, pool)
+            elif convert is None or value is None or type(value) is convert:
+                record[name] = value
+            elif (converted := _converted(value, convert)) is not None:
+                record[name] = converted
+        return record
+
+
+def _fields(kind: type) -> dict[str, Field[Any]]:
+    return {column.name: column for column in fields(kind)}
 
 
 def _default(column: Field[Any]) -> object:
     return column.default if column.default_factory is MISSING else column.default_factory()
 
 
-_COLUMNS: dict[type, list[tuple[str, object, Callable[[Any], Any] | None]]] = {
-    kind: [(column.name, _default(column), _CONVERT.get(str(column.type))) for column in fields(kind)]
-    for kind in (Trace, Span, *SPAN_CLASSES.values(), *_NESTED)
+_SPANS: list[type[Span]] = [Span, *SPAN_CLASSES.values()]
+_WHOLE = {kind: _Shape(kind) for kind in _SPANS}
+# A start may be written when the span has long ended, and must not tell half of that.
+_KNOWN_AT_START = {
+    *("span_id", "parent_id", "kind", "name", "agent", "step", "start_ns", "stored_input"),
+    *("provider", "request_model", "temperature", "max_tokens", "seed", "stored_tools"),
+    *("call_id", "retry", "thread_id", "checkpoint_id"),
 }
+_AT_START = {kind: _Shape(kind, only=_KNOWN_AT_START) for kind in _SPANS}
+_NESTED: dict[type, _Shape] = {Usage: _Shape(Usage), SpanError: _Shape(SpanError), Identity: _Shape(Identity)}
+_RUN = _Shape(Trace, only=("name", "identity", "started_ns", "stored_input"))
+_SUMS = _Shape(Trace, only=("steps", "llm_calls", "tool_calls", "usage"))
+_FINISHED = _Shape(Trace, without=("trace_id", "spans", "pool", "stop"))
+_sums = attrgetter("steps", "llm_calls", "tool_calls", *(f"usage.{name}" for name in _fields(Usage)))
 
 
 def _converted(value: object, convert: Callable[[Any], Any]) -> Plain:
@@ -190,9 +198,10 @@ def _stored(value: object, pool: Pool, depth: int = 8) -> Plain:
 
 
 def _stop(stop: Stop) -> dict[str, Any]:
-    error = stop.error
-    facts = {"type": type(error).__name__, "message": str(error), "facts": plain(error.as_dict())}
-    return {"error": facts, "rule": stop.rule, "span_id": stop.span_id}
+    told: dict[str, Any] = {"type": type(stop.error).__name__, "message": "", "facts": {}}
+    with suppress(Exception):  # the class may be a user's
+        told |= {"message": str(stop.error), "facts": plain(stop.error.as_dict())}
+    return {"error": told, "rule": stop.rule, "span_id": stop.span_id}
 
 
 # --- JSON ---------------------------------------------------------------------------------------------------

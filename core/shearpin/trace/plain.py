@@ -5,12 +5,23 @@ from __future__ import annotations
 import base64
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import singledispatch
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard, cast
 
 Plain = Any
 """None, bool, int, float, str, or lists and string-keyed dicts of these (mypy has no useful recursive alias here)."""
+
+
+def is_dict(value: object) -> TypeGuard[dict[str, Any]]:
+    """A plain dict; subclasses are foreign objects."""
+    return type(value) is dict
+
+
+def is_list(value: object) -> TypeGuard[list[Any]]:
+    """A plain list; subclasses are foreign objects."""
+    return type(value) is list
+
 
 _ATOMS = frozenset((str, int, bool, type(None)))
 _DEPTH = 64
@@ -24,7 +35,11 @@ def plain(value: object) -> Plain:
 
 def register_plain(kind: type, convert: Callable[[Any], Plain]) -> None:
     """Say how objects of a framework's class are recorded; what `convert` returns is kept as it is: a plain copy."""
-    _describe.register(kind)(lambda value: _Plain(convert(value)))
+
+    def converted(value: Any) -> object:  # noqa: ANN401 - of the class that is registered
+        return _Plain(convert(value))
+
+    _describe.register(kind)(converted)
 
 
 class _Plain(NamedTuple):
@@ -37,18 +52,18 @@ def _copy(value: object, path: tuple[int, ...]) -> Plain:  # noqa: PLR0911 - one
     kind = type(value)
     if kind in _ATOMS:
         return value
-    if kind is float:
-        return value if math.isfinite(value) else repr(value)  # type: ignore[arg-type]
+    if isinstance(value, float) and kind is float:
+        return value if math.isfinite(value) else repr(value)
     if len(path) >= _DEPTH or id(value) in path:
         return "<cycle>" if id(value) in path else "<too deep>"
     inside = (*path, id(value))
     if kind is dict or isinstance(value, Mapping):
         return {
             key if type(key) is str else str(key): item if type(item) in _ATOMS else _copy(item, inside)
-            for key, item in value.items()  # type: ignore[attr-defined]
+            for key, item in cast("Mapping[Any, Any]", value).items()
         }
     if kind is list or isinstance(value, list | tuple | set | frozenset):
-        return [item if type(item) in _ATOMS else _copy(item, inside) for item in value]  # type: ignore[attr-defined]
+        return [item if type(item) in _ATOMS else _copy(item, inside) for item in cast("Iterable[Any]", value)]
     try:
         described = _describe(value)
     except Exception as error:  # noqa: BLE001 - a hostile or broken object must not break the agent
@@ -59,12 +74,12 @@ def _copy(value: object, path: tuple[int, ...]) -> Plain:  # noqa: PLR0911 - one
 
 
 @singledispatch
-def _describe(value: object) -> object:
+def _describe(value: Any) -> object:  # noqa: ANN401 - anything at all
     """Objects nobody registered: records become dicts, the rest their repr."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if hasattr(value, "model_dump") and not isinstance(value, type):  # pydantic, without importing it
-        return value.model_dump()  # type: ignore[attr-defined]
+        return value.model_dump()
     if isinstance(value, str | int | float):  # subclasses, enums among them
         return str(value) if isinstance(value, str) else float(value)
     return repr(value)[:_REPR]

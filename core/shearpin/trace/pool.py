@@ -11,9 +11,9 @@ import hashlib
 import marshal
 from collections.abc import Callable, Iterator, Sequence
 from operator import is_
-from typing import Any, overload
+from typing import Any, cast, overload
 
-from shearpin.trace.plain import Plain, plain
+from shearpin.trace.plain import Plain, is_dict, plain
 
 ROOT = 0
 _SMALL = 64
@@ -34,10 +34,10 @@ class Chain(Sequence[Any]):
         return iter(self.pool.items(self.node))
 
     @overload
-    def __getitem__(self, index: int) -> Any: ...
+    def __getitem__(self, index: int) -> Plain: ...
     @overload
     def __getitem__(self, index: slice) -> list[Any]: ...
-    def __getitem__(self, index: int | slice) -> Plain:
+    def __getitem__(self, index: int | slice) -> Any:
         return self.pool.items(self.node)[index]
 
     def total(self, measure: Callable[[Any], int]) -> int:
@@ -113,7 +113,8 @@ class Pool:
     def value(self, value: object) -> Plain:
         """Store any value: lists become chains, and a large part that is already here is shared, not copied."""
         if isinstance(value, dict):
-            return {str(key): self._part(item) for key, item in value.items()}
+            parts = cast("dict[object, object]", value)
+            return {str(key): self._part(item) for key, item in parts.items()}
         return self._part(value)
 
     def add(self, body: Plain) -> int:
@@ -134,9 +135,9 @@ class Pool:
 
     def _part(self, value: object) -> Plain:
         if isinstance(value, list | tuple):
-            return self.chain(value)
+            return self.chain(cast("Sequence[object]", value))
         copied = plain(value)
-        if isinstance(copied, dict) or (isinstance(copied, str) and len(copied) > _SMALL):
+        if type(copied) is dict or (isinstance(copied, str) and len(copied) > _SMALL):
             return self.bodies[self.add(copied)]
         return copied
 
@@ -196,13 +197,11 @@ def _contents(items: list[Any]) -> list[object]:
     try:
         return [item.content for item in items]
     except AttributeError:
-        return [item.get("content") if type(item) is dict else getattr(item, "content", None) for item in items]
+        return [item.get("content") if is_dict(item) else getattr(item, "content", None) for item in items]
 
 
 def expand(value: Plain) -> Plain:
     """Stored data as a reader wants it: chains become lists."""
-    if type(value) is Chain:
-        return list(value)
-    if type(value) is dict and any(type(item) is Chain for item in value.values()):
-        return {key: list(item) if type(item) is Chain else item for key, item in value.items()}
-    return value
+    if is_dict(value):
+        return {key: expand(item) for key, item in value.items()}
+    return list(value) if type(value) is Chain else value

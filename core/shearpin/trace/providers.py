@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from shearpin.trace.model import Usage
-from shearpin.trace.plain import Plain
+from shearpin.trace.plain import Plain, is_dict
 from shearpin.trace.reply import Reply
 
 
@@ -61,7 +61,7 @@ def read_usage(usage: object) -> Usage | None:
 
 def _openai_chat(response: object) -> Reply:
     choice = _get(response, "choices")[0]
-    message = _get(choice, "message") or {}
+    message: Any = _get(choice, "message") or {}
     return Reply(
         text=_get(message, "content"),
         tool_calls=[_tool_call(call, _get(call, "function")) for call in _get(message, "tool_calls") or ()],
@@ -101,8 +101,8 @@ def _anthropic(response: object) -> Reply:
 
 
 def _langchain(message: object) -> Reply:
-    content, facts = _get(message, "content"), _get(message, "response_metadata") or {}
-    calls = _get(message, "tool_calls") or ()
+    content, facts = _get(message, "content"), _get(message, "response_metadata")
+    calls: Any = _get(message, "tool_calls") or ()
     return Reply(
         text=content if isinstance(content, str) else json.dumps(content, default=str),
         tool_calls=[{"id": _get(c, "id"), "name": _get(c, "name"), "arguments": _get(c, "args")} for c in calls],
@@ -130,7 +130,7 @@ def parse_arguments(arguments: object) -> Plain:
 
 def _get(source: object, *names: str) -> Any:  # noqa: ANN401 - a stranger's attribute
     for name in names:
-        value = source.get(name) if isinstance(source, dict) else getattr(source, name, None)
+        value: Any = source.get(name) if is_dict(source) else getattr(source, name, None)
         if value is not None:
             return value
     return None

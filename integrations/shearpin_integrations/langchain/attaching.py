@@ -18,6 +18,7 @@ def attach(agent: Any, guard: Guard, *, service: str | None = None, **identity: 
 
     Not ``with_config``: a graph of older LangGraph versions drops bound callbacks when the call brings its own.
     """
+    runnable: Any = agent
     if not isinstance(agent, Runnable):
         return None
     handler = ShearpinCallbackHandler(guard)
@@ -28,7 +29,7 @@ def attach(agent: Any, guard: Guard, *, service: str | None = None, **identity: 
         metadata = {**given, **(config.get("metadata") or {})}
         return {"callbacks": _with(config.get("callbacks"), handler), "metadata": metadata}
 
-    return RunnableBinding(bound=agent, config={}, config_factories=[add])
+    return RunnableBinding[Any, Any](bound=runnable, config={}, config_factories=[add])
 
 
 def install(guard: Guard) -> None:

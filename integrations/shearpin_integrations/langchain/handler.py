@@ -22,7 +22,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
 from shearpin import EnforcementGapWarning, Guard
-from shearpin.adapter import HOOK, Place, raise_if_meant, register_pass_through
+from shearpin.adapter import HOOK, Place, is_dict, raise_if_meant, register_pass_through
 from shearpin_integrations.langchain.carrying import carried_in, carry_in
 from shearpin_integrations.langchain.mending import mended
 from shearpin_integrations.langchain.reading import (
@@ -48,7 +48,7 @@ def _harmless(event: Callable[..., None]) -> Callable[..., None]:
     def call(self: ShearpinCallbackHandler, *args: Any, **kwargs: Any) -> None:
         try:
             event(self, *args, **kwargs)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - sorted out by the next line
             raise_if_meant(error, event.__name__)
 
     return call
@@ -277,7 +277,7 @@ class ShearpinCallbackHandler(BaseCallbackHandler):
             self._promote(parent)
         sent = (metadata.get("langgraph_path") or ("",))[0] == "__pregel_push"  # its input is no state of the graph
         if not sent:
-            if isinstance(inputs, dict):
+            if is_dict(inputs):
                 self._look_back(root, inputs)
             root.run.reached(inputs)
         span = root.run.start(
@@ -314,7 +314,8 @@ class ShearpinCallbackHandler(BaseCallbackHandler):
         metadata: dict[str, Any] | None,
         kwargs: Mapping[str, Any],
     ) -> None:
-        facts, params = metadata or {}, kwargs.get("invocation_params") or {}
+        facts: Mapping[str, Any] = metadata or {}
+        params: Mapping[str, Any] = kwargs.get("invocation_params") or {}
         # Not params["model_name"]: a model chosen per call leaves the old name there.
         model = facts.get("ls_model_name") or params.get("model") or _name(serialized, kwargs)
         self._start_call(

@@ -11,7 +11,7 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import Generation, LLMResult
 
 from shearpin import Usage
-from shearpin.adapter import Reply, parse_arguments, plain, read_usage, register_plain
+from shearpin.adapter import Reply, is_dict, is_list, parse_arguments, plain, read_usage, register_plain
 
 _ROLES = {"human": "user", "ai": "assistant", "HumanMessageChunk": "user", "AIMessageChunk": "assistant"}
 _OWN_MODULES = ("langchain", "langchain_core", "langgraph")
@@ -119,36 +119,38 @@ def tool_result(output: object) -> object:
     return output.content if isinstance(output, ToolMessage) else output
 
 
-def update_of(output: object) -> object:
+def update_of(output: Any) -> Any:
     """What a node changed: a lone command that goes nowhere is its update."""
-    if type(output) is list and len(output) == 1:
-        output = output[0]
-    if hasattr(output, "goto") and not output.goto and hasattr(output, "update"):
-        return output.update
-    return output
+    lone: Any = output[0] if is_list(output) and len(output) == 1 else output
+    stays = hasattr(lone, "update") and hasattr(lone, "goto") and not lone.goto
+    return lone.update if stays else lone
 
 
-def advanced(state: object, update: object) -> object:
+def advanced(state: Any, update: Any) -> Any:
     """The state after an update, as far as it can be told without the graph's reducers: messages are appended."""
-    messages = update.get("messages") if isinstance(update, dict) else None
-    if not isinstance(messages, list) or not isinstance(state, dict) or not isinstance(state.get("messages"), list):
+    known, new = _messages_in(state), _messages_in(update)
+    if not is_list(known) or not is_list(new):
         return state
-    return {**state, "messages": [*state["messages"], *messages]}
+    return {**state, "messages": [*known, *new]}
 
 
-def answered_calls(output: object) -> list[ToolMessage]:
+def _messages_in(state: Any) -> Any:
+    return state.get("messages") if is_dict(state) else None
+
+
+def answered_calls(output: Any) -> list[ToolMessage]:
     """The tool messages in a node's update, whatever its shape."""
     update = update_of(output)
     update = getattr(update, "update", update)
-    messages = update.get("messages") if isinstance(update, Mapping) else update
-    found = messages if isinstance(messages, list | tuple) else [messages]
-    return [message for message in found if isinstance(message, ToolMessage)]
+    found: Any = _messages_in(update) if is_dict(update) else update
+    messages = found if is_list(found) else [found]
+    return [message for message in messages if isinstance(message, ToolMessage)]
 
 
-def holds_answer(output: object) -> bool:
+def holds_answer(output: Any) -> bool:
     """Does a chain's output hold a model's answer?"""
-    messages = output.get("messages") if isinstance(output, Mapping) else output
-    last = messages[-1] if isinstance(messages, list) and messages else messages
+    found: Any = _messages_in(output) if is_dict(output) else output
+    last: Any = found[-1] if is_list(found) and found else found
     return isinstance(last, AIMessage)
 
 

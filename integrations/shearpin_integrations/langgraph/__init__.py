@@ -3,13 +3,16 @@
 graph.invoke(state, config={"callbacks": [ShearpinCallbackHandler(pin)]})
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langgraph.errors import GraphBubbleUp
 
 from shearpin.adapter import register_pass_through
 from shearpin_integrations.langchain import ShearpinCallbackHandler, attach
 from shearpin_integrations.langgraph.nodes import guarded_node, hook_nodes
+
+if TYPE_CHECKING:
+    from shearpin_integrations.langgraph.middleware import ShearpinMiddleware
 
 register_pass_through(GraphBubbleUp)
 

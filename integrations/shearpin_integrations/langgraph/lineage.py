@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -143,7 +143,7 @@ class Cover:
 
 
 @contextlib.contextmanager
-def covered(guard: Guard, config: Any = None) -> Iterator[Cover | None]:
+def covered(guard: Guard, config: Any = None) -> Generator[Cover | None]:
     """Cover the code of this block, in the run of the outermost call. None outside of LangChain: nothing to cover."""
     managers = _managers(config)
     ids = {manager.parent_run_id for manager in managers if manager.parent_run_id is not None}

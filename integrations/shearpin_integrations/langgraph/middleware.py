@@ -7,7 +7,7 @@ stop left tool calls unanswered, which every provider rejects.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from langchain.agents.middleware import AgentMiddleware, ModelRequest
@@ -54,7 +54,7 @@ class ShearpinMiddleware(AgentMiddleware[Any, Any]):
 
 
 @contextlib.asynccontextmanager
-async def _admitted(cover: Cover, request: ModelRequest[Any]) -> AsyncIterator[None]:
+async def _admitted(cover: Cover, request: ModelRequest[Any]) -> AsyncGenerator[None]:
     """Admit the model call of this block before LangChain starts it: here, calls in flight can be waited for."""
     run = cover.entry.root.run
     span = await run.astart("llm", parent=cover.entry.place.span, **_model_call(request))
@@ -70,7 +70,8 @@ async def _admitted(cover: Cover, request: ModelRequest[Any]) -> AsyncIterator[N
 
 def _model_call(request: ModelRequest[Any]) -> dict[str, Any]:
     """What the callback will see of this call, as far as the request tells."""
-    facts = request.model._get_ls_params(**request.model_settings)  # noqa: SLF001 - what LangChain's callbacks are told
+    # What LangChain's callbacks are told of a model; nothing public says it.
+    facts: Any = request.model._get_ls_params(**request.model_settings)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     model = str(facts.get("ls_model_name") or request.model.get_name())
     system = [request.system_message] if request.system_message is not None else []
     return {

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 from langchain_core.runnables import Runnable, RunnableConfig
@@ -64,7 +64,7 @@ def _guarded(node: Any, guard: Guard, name: str | None) -> Any:
 class _GuardedRunnable(Runnable[Any, Any]):
     """A node that is a runnable: a chain, a tool node, a compiled graph."""
 
-    def __init__(self, node: Runnable[Any, Any], guard: Guard, name: str) -> None:
+    def __init__(self, node: Any, guard: Guard, name: str) -> None:
         self.node, self.guard, self.name = node, guard, name
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
@@ -77,7 +77,7 @@ class _GuardedRunnable(Runnable[Any, Any]):
 
 
 @contextlib.contextmanager
-def _node(guard: Guard, name: str, state: Any, config: Any) -> Iterator[Callable[[Any], Any]]:
+def _node(guard: Guard, name: str, state: Any, config: Any) -> Generator[Callable[[Any], Any]]:
     """One run of a node, as a span; what the block passes to the callable is the node's update."""
     with covered(guard, config) as cover:
         if cover is None or not cover.new:

@@ -1,0 +1,195 @@
+"""What came back from a call: how much it tells, and a digest without what varies for no reason.
+
+A request id, a clock or the number of a retry makes no new answer. Progress does, so numbers are left out only where
+a word beside them says that they are such a thing.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import IntEnum
+from typing import NamedTuple
+
+from shearpin.rules.canonical import Call, text_of, words
+from shearpin.trace import LLMSpan
+
+_SHORT = 200
+"""Characters up to which an answer is short, and in which a longer one shows whether it is a failure."""
+_READ = 4_000
+"""Characters of an answer that are read; what follows is compared as it stands."""
+_LABEL = 24
+"""Characters before a clock in which its label stands."""
+
+
+class Tells(IntEnum):
+    """How much an answer says about what was asked."""
+
+    NOTHING = 0
+    """An acknowledgement: ``ok``, ``saved``, nothing at all."""
+    ANSWER = 1
+    """A short answer: two different questions may well share it."""
+    LONG = 2
+    """A long answer: two different questions hardly share it."""
+    EMPTY = 3
+    """Nothing was found."""
+    ERROR = 4
+    """It failed."""
+
+
+class Answer(NamedTuple):
+    """What came back; `echoless` leaves out the words of the call too: "no x" is to x what "no y" is to y."""
+
+    tells: Tells
+    digest: int
+    echoless: int
+
+    def same(self, other: Answer, *, echo: bool) -> bool:
+        """Do they say the same, with their echo of the call or without?"""
+        return self.digest == other.digest or (not echo and self.echoless == other.echoless)
+
+
+_ERROR = frozenset(
+    words(
+        "err errno traceback fail fails failed failing failure failures denied forbidden unauthorized unauthorised "
+        "invalid unknown unavailable timeout timed refused reject rejected conflict exceeded unsupported cannot "
+        "unable permitted allowed crashed aborted"
+    )
+)
+_EMPTY = frozenset(words("no not none nothing null nil empty missing without zero didn doesn don wasn weren couldn"))
+_STATUS = re.compile(
+    r"^\W*[45]\d\d\W*$|\b(http|status|code)\W{1,4}[45]\d\d\b|\bexit\w*( with)?( code| status)?\W{1,3}[1-9]"
+)
+_NO_SUCH = frozenset(words("tool function command valid"))
+_NO_HITS = re.compile(r"\b0 [a-z]|\b(total|count|hits|results|found|matches|size|length)\W{1,4}0\b")
+_FINE = re.compile(
+    r"\b(no|0|zero|without|any) (\w+ )?(errors?|issues?|problems?|warnings?|conflicts?|failures?|failed|threats?|"
+    r"violations?|vulnerabilities|differences|changes|duplicates)\b|"
+    r"\b(errors?|failures?|failed|warnings?)\W{1,4}(null|none|false|0|\[\]|\"\")"
+)
+_VOID = frozenset(["None", "null", "undefined"])
+"""What a framework writes for a tool that returns nothing; "none" is a word."""
+_SILENT = re.compile(r"\b(no|without|empty) output\b")
+_DONE = frozenset(
+    words(
+        "ok okay done true success successful successfully succeeded saved stored written wrote created updated "
+        "inserted appended added deleted removed sent queued accepted submitted recorded logged noted indexed "
+        "uploaded published posted scheduled complete completed finished processed applied moved clicked pressed "
+        "typed scrolled selected filled opened navigated enabled disabled changed replaced edited copied executed "
+        "transferred acknowledged ack exit exited waited slept paused elapsed taken thanks 200 201 202 204"
+    )
+)
+_CLOCK = re.compile(
+    r"\b\d{4}-\d\d-\d\d[t ]\d\d:\d\d(:\d\d)?([.,]\d+)?(z|[+-]\d\d:?\d\d)?|\b1[5-9]\d{8}(\d{3}){0,3}(\.\d+)?\b"
+)
+_READING = re.compile(
+    r"(^|\b(timestamp|ts|time|now|as[_ ]of|(check|updat|fetch|generat|retriev|quer|poll|observ|respond|server)\w*"
+    r"[_ ](at|on|time)))\W*$"
+)
+_TIME_TALK = frozenset(
+    words("a as at current date datetime is it iso local now of server the time timestamp today ts utc")
+)
+_TRACKING = re.compile(
+    r"\b(request|req|trace|span|correlation)[ _-]?id\W+[\w-]+|\b(took|latency|(response|query)[ _]time)(_\w+)?\W+[\d.]+"
+)
+_FRESH = re.compile(
+    rf"{_CLOCK.pattern}|\b\d\d:\d\d:\d\d([.,]\d+)?\b|\b[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}\b|#\d+\b|"
+    r"\b\d+ times\b"
+)
+_RANDOM = re.compile(r"(?=\d*[a-f])[0-9a-f]{8,}|0x[0-9a-f]+|\d{12,}")
+_COUNTED = frozenset(
+    words(
+        "attempt attempts retry retries try tries request req trace span correlation transaction session "
+        "connection conn incident reference ref nonce event call invocation iteration counter seq sequence pid "
+        "port thread worker id after took elapsed duration latency"
+    )
+)
+_COUNT = frozenset(words("id no nr number"))
+_digit = re.compile(r"\d").search
+
+
+def read_answer(call: Call) -> Answer | None:
+    """What came back, or None if nothing did: the call was cut off, or the model did more than talk."""
+    span = call.span
+    if span.status in ("cancelled", "paused", "stopped"):
+        return None
+    if isinstance(span, LLMSpan):
+        text = " ".join((span.reply or "").lower().split())
+        return None if span.error or span.tool_calls or not text else _plain(_length(text), text)
+    if call.manner.quiet:
+        return Answer(Tells.NOTHING, 0, 0)
+    if span.error is not None:
+        return _failure(Tells.ERROR, f"{span.error.type}: {span.error.message}"[:_READ].lower(), call)
+    text = text_of(span.output)
+    answer = _judge(text[:_READ].strip(), call)
+    if len(text) > _READ:
+        rest = hash(text[_READ:])
+        return Answer(answer.tells, hash((answer.digest, rest)), hash((answer.echoless, rest)))
+    return answer
+
+
+def _judge(text: str, call: Call) -> Answer:
+    if text in _VOID:
+        return Answer(Tells.NOTHING, 0, 0)
+    text = text.lower()
+    short = len(text) <= _SHORT
+    if short and "output" in text and _SILENT.search(text):
+        return _plain(Tells.NOTHING, text)
+    failure = _failing(text[:_SHORT])
+    if failure is Tells.ERROR or (failure is Tells.EMPTY and short):
+        return _failure(failure, text, call)
+    return _plain(Tells.NOTHING if short and _acknowledges(text, call) else _length(text), text)
+
+
+def _failing(head: str) -> Tells | None:
+    for _ in range(2):
+        found = words(head)
+        empty = not _EMPTY.isdisjoint(found) or "[]" in head or "{}" in head or ("0" in found and _NO_HITS.search(head))
+        error = "error" in head or "exception" in head or not (_ERROR | _NO_SUCH if empty else _ERROR).isdisjoint(found)
+        if not error and not empty:
+            return Tells.ERROR if _digit(head) and _STATUS.search(head) else None
+        rest = _FINE.sub("fine", head)
+        if rest == head:
+            return Tells.ERROR if error else Tells.EMPTY
+        head = rest  # "no errors" is no error: look at what else it says
+    return None
+
+
+def _acknowledges(text: str, call: Call) -> bool:
+    """It says that it is done, that it did what the tool is called (`turn`: "turned"), or nothing in words."""
+    found = words(text)
+    return (
+        not found
+        or not _DONE.isdisjoint(found)
+        or any(word.endswith("ed") and word.startswith(call.manner.verbs) for word in found)
+    )
+
+
+def _length(text: str) -> Tells:
+    return Tells.ANSWER if len(text) <= _SHORT else Tells.LONG
+
+
+def _failure(tells: Tells, text: str, call: Call) -> Answer:
+    """Without ids, clocks and counters, wherever they stand."""
+    kept: list[str] = []
+    counting = False
+    for word in words(_FRESH.sub(" ", text) if _digit(text) else text):
+        if word.isalpha():
+            counting = word in _COUNTED or (counting and word in _COUNT)
+        elif counting or _RANDOM.fullmatch(word):
+            continue
+        kept.append(word)
+    return Answer(tells, hash(tuple(kept)), hash(tuple(word for word in kept if word not in call.said)))
+
+
+def _plain(tells: Tells, text: str) -> Answer:
+    """Without clocks and ids that say of themselves that they are such: any other date may be what was asked for."""
+
+    def reading(found: re.Match[str]) -> str:
+        label = _READING.search(text, max(0, found.start() - _LABEL), found.start())
+        return " " if label else found[0]
+
+    rest = _CLOCK.sub(reading, text) if _digit(text) else text
+    if rest != text and _TIME_TALK.issuperset(words(rest)):
+        rest = text
+    digest = hash(_TRACKING.sub(" ", rest) if _digit(rest) else rest)
+    return Answer(tells, digest, digest)
