@@ -47,9 +47,7 @@ class Scripted(BaseChatModel):
         turn = len(messages) // 2
         usage = {"input_tokens": 100 * turn, "output_tokens": 50, "total_tokens": 100 * turn + 50}
         calls = [{"name": "search", "args": {"query": f"question {turn}"}, "id": f"call-{turn}"}]
-        message = AIMessage(
-            SENTENCE * 3, tool_calls=calls if turn < self.turns else [], usage_metadata=usage
-        )
+        message = AIMessage(SENTENCE * 3, tool_calls=calls if turn < self.turns else [], usage_metadata=usage)
         return ChatResult(generations=[ChatGeneration(message=message)])
 
 

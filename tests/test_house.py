@@ -220,9 +220,7 @@ def test_a_planted_breach_is_seen(report, number, contract):
     assert re.search(rf"\bplanted_{number}\b", report.get(contract, ""))
 
 
-@pytest.mark.parametrize(
-    ("number", "contract"), [(n, item[0]) for n, item in enumerate(ALLOWED, len(BREACHES))]
-)
+@pytest.mark.parametrize(("number", "contract"), [(n, item[0]) for n, item in enumerate(ALLOWED, len(BREACHES))])
 def test_what_is_allowed_is_no_breach(report, number, contract):
     imports = re.findall(rf"\bplanted_{number} -> .*", report.get(contract, ""))
 

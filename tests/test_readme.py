@@ -111,11 +111,7 @@ def test_blocks_keep_their_line_numbers_and_their_order():
 
 
 def test_a_block_may_await():
-    run(
-        Section(
-            "A", ["import asyncio\nx = await asyncio.sleep(0, 1)", "assert x == 1\nawait asyncio.sleep(0)"]
-        )
-    )
+    run(Section("A", ["import asyncio\nx = await asyncio.sleep(0, 1)", "assert x == 1\nawait asyncio.sleep(0)"]))
 
 
 if __name__ == "__main__":  # one section in a process of its own: what it installs or imports meets no other

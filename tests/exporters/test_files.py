@@ -127,6 +127,16 @@ def test_a_run_that_ended_loads_as_it_was(path, exporter):
     assert_whole(path)
 
 
+def test_what_was_told_can_be_read_at_once(path, exporter):
+    play = Play(exporter)
+    for number in range(200):
+        play.call(str(number))
+        assert len(Trace.load(path).spans) == number + 2
+    play.finish()
+
+    assert Trace.load(path).status == list_traces(path)[0].status == "ok"
+
+
 def test_a_run_can_be_read_while_it_goes_on(path, exporter):
     play = Play(exporter)
     play.call("first")
@@ -612,7 +622,7 @@ def test_after_a_line_cut_off_by_a_crash_the_next_begins_on_its_own(path):
         path.write_bytes(path.read_bytes()[:-20])
 
     assert [run.name for run in list_traces(path)] == ["first", "second"]
-    assert [line.count(b'{"of":') for line in path.read_bytes().splitlines()] == [1] * 6
+    assert [line.count(b'{"of":') for line in path.read_bytes().splitlines()] == [1] * 8
 
 
 # --- a disk that takes nothing, played by a limit on the size of files

@@ -83,7 +83,7 @@ async def a_run_and_its_parts() -> None:
             tool.result = 3
         run.handoff("a", "b", "why")
         assert_type(run.stop("enough"), RunStoppedError)
-        run.on_warning(lambda decision: print(decision.reason))
+        run.on_warning(lambda decision: decision.reason)
     assert_type(current_run(), Run | None)
     assert_type(await search("x"), list[str])
 

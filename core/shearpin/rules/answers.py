@@ -88,12 +88,15 @@ _READING = re.compile(
 _TIME_TALK = frozenset(
     words("a as at current date datetime is it iso local now of server the time timestamp today ts utc")
 )
+_LASTED = r"\b\d+\.\d+ ?(s|ms|secs?|seconds)\b"
+"""A time with a fraction was measured; a countdown has none."""
 _TRACKING = re.compile(
-    r"\b(request|req|trace|span|correlation)[ _-]?id\W+[\w-]+|\b(took|latency|(response|query)[ _]time)(_\w+)?\W+[\d.]+"
+    r"\b(request|req|trace|span|correlation)[ _-]?id\W+[\w-]+|"
+    rf"\b(took|latency|(response|query)[ _]time)(_\w+)?\W+[\d.]+|{_LASTED}"
 )
 _FRESH = re.compile(
     rf"{_CLOCK.pattern}|\b\d\d:\d\d:\d\d([.,]\d+)?\b|\b[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}\b|#\d+\b|"
-    r"\b\d+ times\b"
+    rf"\b\d+ times\b|{_LASTED}"
 )
 _RANDOM = re.compile(r"(?=\d*[a-f])[0-9a-f]{8,}|0x[0-9a-f]+|\d{12,}")
 _COUNTED = frozenset(
@@ -143,7 +146,7 @@ def _judge(text: str, call: Call) -> Answer:
 def _failing(head: str) -> Tells | None:
     for _ in range(2):
         found = words(head)
-        empty = not _EMPTY.isdisjoint(found) or "[]" in head or "{}" in head or ("0" in found and _NO_HITS.search(head))
+        empty = _finds_nothing(head, found)
         error = "error" in head or "exception" in head or not (_ERROR | _NO_SUCH if empty else _ERROR).isdisjoint(found)
         if not error and not empty:
             return Tells.ERROR if _digit(head) and _STATUS.search(head) else None
@@ -152,6 +155,12 @@ def _failing(head: str) -> Tells | None:
             return Tells.ERROR if error else Tells.EMPTY
         head = rest  # "no errors" is no error: look at what else it says
     return None
+
+
+def _finds_nothing(head: str, found: list[str]) -> bool:
+    if not _EMPTY.isdisjoint(found):
+        return found != ["no"]  # that answers the question
+    return "[]" in head or "{}" in head or ("0" in found and _NO_HITS.search(head) is not None)
 
 
 def _acknowledges(text: str, call: Call) -> bool:

@@ -249,13 +249,14 @@ class BudgetWatch:
         if unit == "seconds":
             return _ROUNDING * 2  # any time at all: refused once the limit is reached
         if unit == "steps":
-            opened = span.step - self.scene.trace.steps
-            return float(opened) if opened > 0 else None
+            return 1.0 if span.step > self.scene.trace.steps else None
         if unit in COUNTS:
             return 1.0 if _COUNTED_KIND.get(span.kind) == unit else None
         return None if need is None else need.of(unit)
 
     def _held(self, unit: str) -> float:
+        if unit == "steps":
+            return float(self.scene.steps_in_flight())
         return sum(held.of(unit) for held in self.held.values()) if unit in MONEY_AND_TOKENS else 0.0
 
     def _error(

@@ -29,9 +29,10 @@ of an agent, and a call costs one look through it, however long the run.
 
 What it cannot see: a cycle longer than a third of the window; a loop whose every answer is new, or that makes news on
 the way (reading a clock is news); a call that flips between two answers and nothing else; acknowledged writes that
-differ in a counter only; talk in which both questions and texts keep changing. And it takes for a loop what looks like
-one from outside: taking the same sample of a model one after the other, or a screening that finds nothing nine times
-in a row under a name with a number in it. A budget ends the former; a higher `threshold` allows the latter.
+differ in a counter only; talk in which both questions and texts keep changing. A budget ends those. And it takes for
+a loop what looks like one from outside: asking a model for the same sample again and again, going through pages or
+days that hold nothing nine times in a row, sub-agents of one name that one after the other look up the same. A higher
+`threshold` allows those.
 """
 
 from __future__ import annotations

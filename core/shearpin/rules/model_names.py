@@ -5,21 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-_WORDS = {
+_IDS = """
+    anthropic arcee avian aws azure baseten cerebras cloudflare cohere cursor databricks deepseek doubleword
+    elevenlabs fireworks github-copilot google groq huggingface_cerebras huggingface_fireworks-ai
+    huggingface_groq huggingface_hyperbolic huggingface_nebius huggingface_novita huggingface_nscale
+    huggingface_ovhcloud huggingface_publicai huggingface_sambanova huggingface_together meta minimax mistral
+    modal moonshotai novita openai openrouter ovhcloud perplexity quicksilverpro together typesafe voyageai x-ai
+    zai zhipuai
+"""
+"""The price table's ids of providers."""
+
+_SYNONYMS = {
     "amazon": "aws",
     "amazonbedrock": "aws",
     "anthropicbedrock": "aws",
     "awsbedrock": "aws",
     "bedrock": "aws",
     "bedrockconverse": "aws",
-    "anthropicvertex": "google",
     "azureai": "azure",
     "azureaiinference": "azure",
     "azureaiopenai": "azure",
     "azureopenai": "azure",
-    "chatgpt": "openai",
-    "claude": "anthropic",
-    "fireworksai": "fireworks",
+    "anthropicvertex": "google",
     "gcpgemini": "google",
     "gcpgenai": "google",
     "gcpvertexai": "google",
@@ -29,40 +36,20 @@ _WORDS = {
     "googlegenerativeai": "google",
     "googlevertexai": "google",
     "vertexai": "google",
-    "grok": "x-ai",
-    "xai": "x-ai",
+    "fireworksai": "fireworks",
     "metallama": "meta",
     "mistralai": "mistral",
     "moonshot": "moonshotai",
     "togetherai": "together",
-    "anthropic": "anthropic",
-    "aws": "aws",
-    "azure": "azure",
-    "baseten": "baseten",
-    "cerebras": "cerebras",
-    "cloudflare": "cloudflare",
-    "cohere": "cohere",
-    "databricks": "databricks",
-    "deepseek": "deepseek",
-    "fireworks": "fireworks",
-    "githubcopilot": "github-copilot",
-    "google": "google",
-    "groq": "groq",
-    "meta": "meta",
-    "minimax": "minimax",
-    "mistral": "mistral",
-    "moonshotai": "moonshotai",
-    "novita": "novita",
-    "openai": "openai",
-    "openrouter": "openrouter",
-    "ovhcloud": "ovhcloud",
-    "perplexity": "perplexity",
-    "together": "together",
-    "voyageai": "voyageai",
-    "zai": "zai",
-    "zhipuai": "zhipuai",
 }
-"""Providers in the words of LangChain, LiteLLM, OpenTelemetry and their own, without signs, by their id in the table."""
+"""What LangChain, LiteLLM, OpenTelemetry and the providers themselves call them, letters and digits alone."""
+
+
+def _plain(word: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", word.lower())
+
+
+_WORDS = {_plain(known): known for known in _IDS.split()} | _SYNONYMS
 
 _DATE = re.compile(r"[-@]20\d\d-?(?:0[1-9]|1[0-2])-?(?:0[1-9]|[12]\d|3[01])(?=(?:-v\d+(?::\d+)?)?$)")
 """``-2024-08-06``, ``-20250929``, ``@20250929``; also before the version that ends a Bedrock id (``-v1:0``)."""
@@ -86,7 +73,7 @@ def provider_id(word: str | None) -> str | None:
     >>> provider_id("azure.ai.openai"), provider_id("google_vertexai"), provider_id("my-proxy")
     ('azure', 'google', None)
     """
-    return _WORDS.get(re.sub(r"[^a-z0-9]", "", word.lower())) if word else None
+    return _WORDS.get(_plain(word)) if word else None
 
 
 def spellings(model: str, provider: str | None) -> Iterator[tuple[str | None, str]]:

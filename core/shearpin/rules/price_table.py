@@ -42,8 +42,8 @@ _loaded: list[Table] = []
 def load() -> Table:
     """The table, read on first use: the one place that imports ``genai_prices``.
 
-    That import takes some tenths of a second: its ``__init__`` brings pydantic and an HTTP client for its updates, which
-    are never started here. The package has no public way to its data alone.
+    That import takes some tenths of a second: it brings pydantic and an HTTP client, for updates that are never started
+    here. The package has no public way to its data alone.
     """
     with _lock:
         if not _loaded:

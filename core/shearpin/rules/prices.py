@@ -7,7 +7,7 @@ count here. Where several hosts serve a model and none was named, the maker's pr
 
 from __future__ import annotations
 
-import math
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,8 @@ from shearpin.trace import Usage
 
 _MILLION = 1_000_000
 _REQUIRED = ("input", "output")
-_OPTIONAL = ("cached_input", "cache_write", "reasoning", "image", "audio")
+_MODALITIES = ("image", "audio")
+_OPTIONAL = ("cached_input", "cache_write", "reasoning", *_MODALITIES)
 _KEPT_ANSWERS = 4096
 _FRESH_SECONDS = 300  # the table has prices that begin on a day, or hold from 16:30 to 00:30
 
@@ -47,81 +48,84 @@ class Price:
     per_request: float = 0.0
 
     def cost(self, usage: Usage) -> float:
-        """USD for `usage`; never raises, and never too little for counts that contradict each other.
+        """USD for `usage`. Never raises: negative counts are none, and counts that contradict others earn no discount.
 
         A prompt above a tier's threshold costs that tier's rates for all its tokens, as providers bill it. An estimate
-        that names no cached tokens gets no discount for them.
+        that names no cached tokens is charged none as cached.
         """
-        cached, written = max(0, usage.cached_input_tokens), max(0, usage.cache_write_tokens)
-        sent, made = max(0, usage.input_tokens), max(0, usage.output_tokens, usage.reasoning_tokens)
-        if cached + written > sent:  # then `input_tokens` cannot have included them
-            sent += cached + written
-        bill = _Bill(self.rates, sent, made)
-        bill.add_modality("audio", max(0, usage.audio_tokens))
-        bill.add_modality("image", max(0, usage.image_tokens))
-        bill.add_text(cached, written, max(0, usage.reasoning_tokens))
+        bill = _Bill(self.rates, max(0, usage.input_tokens), max(0, usage.output_tokens))
+        if usage.audio_tokens > 0:
+            bill.add_modality("audio", usage.audio_tokens)
+        if usage.image_tokens > 0:
+            bill.add_modality("image", usage.image_tokens)
+        bill.add_input(max(0, usage.cached_input_tokens), max(0, usage.cache_write_tokens))
+        bill.add_output(max(0, usage.reasoning_tokens))
         return bill.total + self.per_request
 
 
 class _Bill:
-    """The sum of one call. Each modality takes its share of the input and the output; text takes the rest."""
+    """The sum of one call. Each modality takes its share of the input and the output, text the rest."""
 
-    __slots__ = ("_made", "_made_rest", "_rates", "_sent", "_sent_rest", "total")
+    __slots__ = ("_made", "_prompt", "_rates", "_sent", "total")
 
     def __init__(self, rates: Mapping[str, Rate], sent: int, made: int) -> None:
-        self._rates, self._sent, self._made = rates, sent, made
-        self._sent_rest, self._made_rest = sent, made
+        self._rates, self._prompt = rates, sent
+        self._sent, self._made = sent, made
         self.total = 0.0
 
     def add_modality(self, name: str, tokens: int) -> None:
         """`tokens` of input and output together: nobody says how many of each, so the dearer side is filled first."""
-        extra_in = self._rate(f"{name}_input", "input") - self._rate("input", "input")
-        extra_out = self._rate(f"{name}_output", "output") - self._rate("output", "output")
-        heard, spoken = min(tokens, self._sent_rest), min(tokens, self._made_rest)
+        rate_in, rate_out = self._rate(f"{name}_input", "input"), self._rate(f"{name}_output", "output")
+        extra_in, extra_out = rate_in - self._rate("input"), rate_out - self._rate("output")
         if extra_out > extra_in:
-            heard = min(heard, tokens - spoken)
+            spoken = min(tokens, self._made)
+            heard = min(tokens - spoken, self._sent)
         else:
-            spoken = min(spoken, tokens - heard)
-        if extra_in > 0:
-            self._sent_rest -= heard
-            self.total += heard * self._rate(f"{name}_input", "input")
+            heard = min(tokens, self._sent)
+            spoken = min(tokens - heard, self._made)
+        if extra_in > 0:  # where it costs no more than text, it is left among the text
+            self._sent -= heard
+            self.total += heard * rate_in
         if extra_out > 0:
-            self._made_rest -= spoken
-            self.total += spoken * self._rate(f"{name}_output", "output")
+            self._made -= spoken
+            self.total += spoken * rate_out
 
-    def add_text(self, cached: int, written: int, reasoning: int) -> None:
-        """Everything that is left, with what is written to a cache counted first and the discount for reading last."""
-        written = min(written, self._sent_rest)
-        cached = min(cached, self._sent_rest - written)
-        reasoning = min(reasoning, self._made_rest)
+    def add_input(self, cached: int, written: int) -> None:
+        """The rest of the input: what was written to a cache, what was read from one, what is new."""
+        written = min(written, self._sent)
+        cached = 0 if cached + written > self._prompt else min(cached, self._sent - written)
+        new = self._sent - written - cached
+        self.total += new * self._rate("input")
         self.total += written * self._rate("cache_write", "input") + cached * self._rate("cached_input", "input")
-        self.total += (self._sent_rest - written - cached) * self._rate("input", "input")
-        self.total += reasoning * self._rate("reasoning", "output")
-        self.total += (self._made_rest - reasoning) * self._rate("output", "output")
 
-    def _rate(self, name: str, otherwise: str) -> float:
+    def add_output(self, reasoning: int) -> None:
+        """The rest of the output: the reasoning, and what was said."""
+        reasoning = min(reasoning, self._made)
+        self.total += (self._made - reasoning) * self._rate("output") + reasoning * self._rate("reasoning", "output")
+
+    def _rate(self, name: str, otherwise: str = "") -> float:
         rate = self._rates.get(name) or self._rates[otherwise]
         if len(rate) == 1:
             return rate[0][1]
-        return next(price for above, price in reversed(rate) if self._sent > above or above == 0)
+        return next(price for above, price in reversed(rate) if self._prompt > above or above == 0)
 
 
 def parse_price(price: Mapping[str, float]) -> Price:
-    """A price in USD per million tokens, as users write it: ``{"input": 2.5, "output": 10, "cached_input": 1.25}``.
+    """A price in USD per million tokens, as users write it: ``{"input": 2.5, "output": 10.0, "cached_input": 1.25}``.
 
     Raises:
-        ValueError: a key is unknown, ``input`` or ``output`` is missing, or a price is no finite number from 0 on.
+        ValueError: a key is unknown, ``input`` or ``output`` is missing, or a price is no finite number from zero on.
     """
     if not isinstance(price, Mapping):
-        raise ValueError(f"{price!r} is no price: give a mapping such as {_EXAMPLE}")  # noqa: TRY004 - as all of these
+        raise ValueError(f"{price!r} is no price: must be a mapping such as {_EXAMPLE}")  # noqa: TRY004 - as the others
     for key in price:
         if key not in (*_REQUIRED, *_OPTIONAL):
-            raise ValueError(f"{key!r} is nothing that has a price; known: {', '.join((*_REQUIRED, *_OPTIONAL))}")
+            raise ValueError(f"unknown price {key!r}: must be one of {', '.join((*_REQUIRED, *_OPTIONAL))}")
     for key in _REQUIRED:
         if key not in price:
-            raise ValueError(f"{key!r} is missing: give it in USD per million tokens, as in {_EXAMPLE}")
+            raise ValueError(f"needs {key!r}: USD per million tokens, as in {_EXAMPLE}")
     rates = {key: ((0, _per_token(key, value)),) for key, value in price.items()}
-    for modality in ("image", "audio"):
+    for modality in _MODALITIES:
         if modality in rates:
             rates[f"{modality}_input"] = rates[f"{modality}_output"] = rates.pop(modality)
     return Price("override", "", rates)
@@ -131,8 +135,8 @@ _EXAMPLE = '{"input": 2.5, "output": 10.0}'
 
 
 def _per_token(key: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise ValueError(f"{key!r} is {value!r}: give USD per million tokens, a finite number from 0 on")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
+        raise ValueError(f"{key}={value!r}: must be USD per million tokens, a finite number from zero on")
     return value / _MILLION
 
 
@@ -152,7 +156,7 @@ class PriceBook:
         price_table.load()
 
     def find(self, model: str, provider: str | None = None) -> Price | None:
-        """The price of `model`, or None. ``provider`` is its host in a framework's, OpenTelemetry's or its own words."""
+        """The price of `model`, or None; ``provider`` is its host in a framework's, OpenTelemetry's or its own word."""
         answers = self._answers
         if time.monotonic() >= self._fresh_until or len(answers) >= _KEPT_ANSWERS:
             answers = self._answers = {}

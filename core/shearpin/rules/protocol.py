@@ -58,6 +58,8 @@ class Scene:
     trace: Trace
     prices: PriceBook
     elapsed_seconds: Callable[[], float]
+    steps_in_flight: Callable[[], int] = lambda: 0
+    """Steps held by actions that go on and may not need them; asked within a `check`."""
 
 
 class Rule(Protocol):

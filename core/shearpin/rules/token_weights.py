@@ -109,14 +109,14 @@ _AFTER = (
     "0ha07zdtbb60bi028am1j0j",  # a
     "00ahasiiloigcz2smmy3jj3",  # A
     "srbyzwxxszwzzzwzzzwjjj8",  # 0
-    "43z1gjsx92pnbnzzj5ij0j0",  # space
+    "43z1gjwx92pnbnzzj5ij0j0",  # space
     "zzxt2zlzufvzrfvzzrdjjj8",  # \n
     "zwzu1wzwqolstomumnzjjj8",  # \r
-    "gsz02l2xzzzzsztvzzzjjj8",  # \t
+    "gsz82l2xzzzzsztvzzzjjj8",  # \t
     "npzwzvwzymyzpvxnouxjjj8",  # \0
     "uvwm1wzkzz5zrzj00zzjjj8",  # "
     "llztgrzz7onzidzxzwzjjj8",  # (
-    "zzz70zzst9fzszj23zzjjj8",  # )
+    "zzz70zzstgfzszj23zzjjj8",  # )
     "8bzw7rzzrnzmcfvbztzjjj8",  # _
     "9jwz7wzoyztkmfn7zszjjj8",  # -
     "dfrjgozv0xumstzwzozjjj8",  # /

@@ -213,6 +213,10 @@ class Run(Block):
         fields.setdefault("http_status", _http_status(error)) if span.kind == "tool" else None
         self.tree.end(span, fields, status=status or _status(error), error=error, cost=cost)
 
+    def amend(self, span: Span, **fields: Any) -> None:
+        """What `span`, admitted in advance, turned out to be when it really started."""
+        self.tree.fill(span, fields)
+
     def withdraw(self, span: Span) -> None:
         """A call that was admitted is not made after all: give everything back."""
         self.tree.end(span, {}, status="cancelled", cost="release")

@@ -46,6 +46,11 @@ class Steps:
         self._node, self._block = self._surroundings(span)
         span.step = self.trace.steps + self._would_open(span)
 
+    def in_flight(self) -> int:
+        """Steps that nodes hold which have not decided yet, besides the node around the span proposed last."""
+        own = self._node is not None and self._node.span_id in self._holding
+        return len(self._holding) - own
+
     def commit(self, span: Span) -> None:
         """`span` was admitted with the step proposed."""
         node, block = self._node, self._block
@@ -85,20 +90,24 @@ class Steps:
         """`span` ended. A node that turned out to be a step of its own is counted now."""
         if span.span_id in self._undecided and span.status in ("ok", "error"):
             self._open_step(span, span)
+        if isinstance(span, ToolSpan) and span.status == "paused" and span.call_id in self._asked:
+            self._outstanding.setdefault("paused", set()).add(
+                span.call_id
+            )  # the node that resumes it runs what was asked
         self._drop(span)
 
-    def _would_open(self, span: Span) -> int:
-        """Does `span` open a step? Then, past the steps others hold: theirs come first if they need them."""
+    def withdraw(self, span: Span) -> None:
+        """The decision `span` was not made after all; its step is given back if none came after it."""
+        if span.step == self.trace.steps and self._surroundings(span)[1] is None:
+            self.trace.steps -= 1
+
+    def _would_open(self, span: Span) -> bool:
+        """Does `span` open a step?"""
         if span.kind == "llm":
-            opens = self._block is None
-        elif span.kind == "node":
-            opens = HOOK not in span.attributes and not any(self._outstanding.values())
-        else:
-            opens = span.kind == "step"
-        if not opens:
-            return 0
-        own = self._node is not None and self._node.span_id in self._holding
-        return 1 + len(self._holding) - own
+            return self._block is None
+        if span.kind == "node":
+            return HOOK not in span.attributes and not any(self._outstanding.values())
+        return span.kind == "step"
 
     def _start_tool(self, span: Span) -> None:
         node, block = self._node, self._block

@@ -18,7 +18,7 @@ from shearpin.rules.budget import BudgetWatch
 from shearpin.rules.prices import PriceBook
 from shearpin.rules.protocol import Notice, Rule, Scene, Watch
 from shearpin.runs.carrying import Carried
-from shearpin.runs.charging import charge
+from shearpin.runs.charging import charge, expected_output
 from shearpin.runs.steps import Steps
 from shearpin.runs.trouble import describe_error, quietly
 from shearpin.runs.waiting import Waiters, on_event_loop, owner_here
@@ -79,7 +79,7 @@ class Tree:
         trace.started_ns = self.now_ns()
 
     def _watch(self) -> None:
-        scene = Scene(self.trace, self.settings.prices, self.elapsed_seconds)
+        scene = Scene(self.trace, self.settings.prices, self.elapsed_seconds, self._steps.in_flight)
         self.watches: list[tuple[Rule, Watch]] = [(rule, rule.watch(scene)) for rule in self.settings.rules]
 
     # --- time -----------------------------------------------------------------------------------------------------
@@ -105,20 +105,25 @@ class Tree:
 
     def new(self, kind: str, name: str, parent: Span | None, fields: dict[str, Any]) -> Span:
         """A span that has not started. ``messages``, ``tools``, ``input`` go through the pool."""
-        pool = self.trace.pool
         with self.lock:
             number = source.span_id(next(self._numbers))
             span = new_span(kind, span_id=number, parent_id=parent.span_id if parent else None, name=name)  # type: ignore[arg-type]
             span.agent = name if kind == "agent" else parent.agent if parent else None
+            self.fill(span, fields)
+        return span
+
+    def fill(self, span: Span, fields: dict[str, Any]) -> None:
+        """Set what is known of `span` before it starts, or, of one admitted in advance, when it really does."""
+        pool = self.trace.pool
+        with self.lock:
             if "messages" in fields:
                 span.stored_input = pool.chain(fields.pop("messages"))
-            if fields.get("tools"):
-                span.stored_tools = pool.chain(fields["tools"])  # type: ignore[attr-defined]
-            fields.pop("tools", None)
+            if "tools" in fields:
+                tools = fields.pop("tools")
+                span.stored_tools = pool.chain(tools) if tools else None  # type: ignore[attr-defined]
             if "input" in fields:
                 span.stored_input = pool.value(fields.pop("input"))
             _assign(span, fields)
-        return span
 
     def start(self, span: Span) -> Span:
         """Admit `span` or raise the stop. In a thread it waits when only calls in flight are in the way."""
@@ -209,6 +214,7 @@ class Tree:
         self._count(span)
         self.open[span.span_id] = span
         self.trace.spans.append(span)
+        self._waiters.wake()  # a node that decides now holds its step no longer
         if self._exporters:
             self._export("span_started", span)
         for rule, watch in self.watches:
@@ -232,6 +238,7 @@ class Tree:
             self._tries.pop(span.call_id or "", None)
         if span.kind == "llm" and span.status == "cancelled" and cost == "release":
             self.trace.llm_calls -= 1
+            self._steps.withdraw(span)
 
     # --- an action ends -------------------------------------------------------------------------------------------
 
@@ -264,9 +271,11 @@ class Tree:
         self._uncount(span, cost)
         if isinstance(span, LLMSpan):
             if cost == "settle":
-                charge(span, self.trace, self.settings.prices)
+                charge(span, self.trace, self.settings.prices, expected_output(self.settings.rules))
             calls = {call["id"]: call for call in span.tool_calls if call.get("id")}
             self.asked.update(calls)
+            for call_id in calls:  # an id that is asked for anew is a new call, not another try
+                self._tries.pop(call_id, None)
             self._steps.asked(span, calls)
         self._steps.close(span)
         span.cumulative_cost_usd = self.trace.usage.cost_usd

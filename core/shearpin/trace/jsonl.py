@@ -38,7 +38,7 @@ from typing import Any, BinaryIO, cast
 from pydantic import ValidationError
 
 from shearpin.errors import TraceFormatError
-from shearpin.trace.lines import DEEPEST, LONGEST_VALUE, nested_deeper
+from shearpin.trace.lines import DEEPEST, LONGEST_VALUE, nested_deeper, write_what_waits
 from shearpin.trace.model import Trace, TraceStatus
 from shearpin.trace.rebuilding import Outline, Rebuilt, Record
 
@@ -122,6 +122,7 @@ def _records(path: Path, wanted: _Wanted) -> Iterator[tuple[int, Record]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    write_what_waits()
     with _opened(path) as file:
         for number in itertools.count(1):
             line = file.readline(_LONGEST_LINE + 1)

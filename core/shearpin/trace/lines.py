@@ -30,6 +30,7 @@ _SHARED = 64
 _DIGITS = 14_000  # in bits: Python neither writes nor reads more than 4,300 decimal digits
 _UNFIT = (TypeError, ValueError, RecursionError, RuntimeError)
 _LONE = re.compile("[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]")
+_writers: list[Callable[[], object]] = []
 _dump = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
@@ -49,6 +50,11 @@ class TraceLines:
         self._links = 1
         self._ended: set[str] = set()
         self._sums: tuple[object, ...] = ()
+
+    @staticmethod
+    def before_reading(write: Callable[[], object]) -> None:
+        """Have `write` called whenever this process reads a file of traces: so it can read what it has just told."""
+        _writers.append(write)
 
     def started(self, span: Span, attributes: dict[str, Any]) -> bytes:
         """`span` started, with these attributes."""
@@ -113,6 +119,12 @@ class TraceLines:
         return _utf8(line)
 
 
+def write_what_waits() -> None:
+    """Have everything written that was told in this process and waits to be."""
+    for write in _writers:
+        write()
+
+
 # --- records ------------------------------------------------------------------------------------------------
 
 
@@ -146,8 +158,9 @@ class _Shape:
                 record[name] = _NESTED[type(value)].record(value, pool)
             elif convert is None or value is None or type(value) is convert:
                 record[name] = value
-            elif (converted := _converted(value, convert)) is not None:
-                record[name] = converted
+            else:
+                with suppress(Exception):  # a class may refuse with any error: then the field has its default
+                    record[name] = convert(value)
         return record
 
 
@@ -173,12 +186,6 @@ _RUN = _Shape(Trace, only=("name", "identity", "started_ns", "stored_input"))
 _SUMS = _Shape(Trace, only=("steps", "llm_calls", "tool_calls", "usage"))
 _FINISHED = _Shape(Trace, without=("trace_id", "spans", "pool", "stop"))
 _sums = attrgetter("steps", "llm_calls", "tool_calls", *(f"usage.{name}" for name in _fields(Usage)))
-
-
-def _converted(value: object, convert: Callable[[Any], Any]) -> Plain:
-    with suppress(Exception):  # any class may be in the way, with any error
-        return convert(value)
-    return None
 
 
 def _stored(value: object, pool: Pool, depth: int = 8) -> Plain:

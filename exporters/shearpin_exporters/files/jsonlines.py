@@ -20,8 +20,8 @@ import threading
 import time
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +92,9 @@ class JSONLinesExporter:
         """Take note that the run is over, or paused."""
         self._note((TraceLines.finished, trace, ()))
 
-    def flush(self) -> bool:
-        """Write what there is, now; False if the disk does not take it."""
-        return self._drain(force=True)
+    def flush(self, *, patience: float = -1) -> bool:
+        """Write what there is, now; False if the disk did not take it, or not in `patience` seconds (-1: for ever)."""
+        return self._drain(force=True, patience=patience)
 
     def close(self) -> None:
         """Write what there is, and let go of the thread and the file; whoever tells more takes them up again."""
@@ -125,7 +125,7 @@ class JSONLinesExporter:
 
     def _start(self) -> None:
         if _exiting:  # a thread might not run any more
-            self._drain(force=True, patience=_EXIT_SECONDS)
+            self.flush(patience=_EXIT_SECONDS)
             return
         with self._starting:
             if self._thread is None:
@@ -156,15 +156,12 @@ class JSONLinesExporter:
 
     def _encode(self, events: int, *, patience: float) -> bool:
         """Make lines of the oldest events; False if there are none."""
-        if not self._encoding.acquire(timeout=patience):
-            return False
-        left, enough = events, self._encoded + _BATCH_BYTES
-        try:
-            while self._queue and left and self._encoded < enough:
+        left = events
+        with _held(self._encoding, patience) as mine:
+            enough = self._encoded + _BATCH_BYTES
+            while mine and self._queue and left and self._encoded < enough:
                 self._encode_first()
                 left -= 1
-        finally:
-            self._encoding.release()
         return left < events
 
     def _encode_first(self) -> None:
@@ -208,35 +205,25 @@ class JSONLinesExporter:
 
     def _follow_file(self, patience: float) -> None:
         """Where the file was moved away, begin a new one, and in it every run that goes on."""
-        if self._encoding.acquire(timeout=patience):
-            try:
-                if self._writing.acquire(timeout=patience):
-                    try:
-                        if not self._ready and self._file.renew():
-                            self._forget()
-                    finally:
-                        self._writing.release()
-            finally:
-                self._encoding.release()
+        with _held(self._encoding, patience) as mine, _held(self._writing, patience) as mine_too:
+            if mine and mine_too and not self._ready and self._file.renew():
+                self._forget()
 
     def _write(self, *, force: bool, patience: float) -> bool:
         """Write the lines there are; False if some are left."""
-        if not self._writing.acquire(timeout=patience):
-            return False
-        try:
-            if self._retry_at is not None and not force and time.monotonic() < self._retry_at:
+        with _held(self._writing, patience) as mine:
+            if not mine or (self._retry_at is not None and not force and time.monotonic() < self._retry_at):
                 return False
-            while self._ready:
-                self._write_batch()
+            try:
+                while self._ready:
+                    self._write_batch()
+            except OSError as error:
+                if self._retry_at is None:
+                    _logger.warning("traces cannot be written to %s, trying again: %s", self._file.path, error)
+                self._retry_at = time.monotonic() + _RETRY_SECONDS
+                return False
             self._retry_at = None
-        except OSError as error:
-            if self._retry_at is None:
-                _logger.warning("traces cannot be written to %s, trying again: %s", self._file.path, error)
-            self._retry_at = time.monotonic() + _RETRY_SECONDS
-            return False
-        finally:
-            self._writing.release()
-        return True
+            return True
 
     def _write_batch(self) -> None:
         batch = [self._ready[0]]
@@ -258,17 +245,33 @@ class JSONLinesExporter:
         """Write what there is, as long as the disk takes it, and do without the thread."""
         self._thread = None
         before = -1
-        while not self._drain(force=True, patience=_EXIT_SECONDS) and before < self._written:
+        while not self.flush(patience=_EXIT_SECONDS) and before < self._written:
             before = self._written
         left = len(self._queue) + sum(lines.count(b"\n") for lines in list(self._ready))
         if left:
             _logger.warning("%d records of traces were not written to %s", left, self._file.path)
 
 
+@contextmanager
+def _held(lock: threading.Lock, patience: float) -> Generator[bool]:
+    """Hold `lock`, unless somebody else does for `patience` seconds (-1: for ever); yields whether."""
+    mine = lock.acquire(timeout=patience)
+    try:
+        yield mine
+    finally:
+        if mine:
+            lock.release()
+
+
 # --- every exporter of this process ----------------------------------------------------------------------
 
 _exporters: weakref.WeakSet[JSONLinesExporter] = weakref.WeakSet()
 _exiting = False
+
+
+def _flush_all() -> None:
+    for exporter in list(_exporters):
+        exporter.flush(patience=_EXIT_SECONDS)
 
 
 def _at_exit() -> None:
@@ -292,6 +295,7 @@ def _in_forked_child() -> None:
         exporter.begin_anew()
 
 
+TraceLines.before_reading(_flush_all)
 # Before any run is: `atexit` goes backwards, so runs that are ended at exit end before this.
 atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):

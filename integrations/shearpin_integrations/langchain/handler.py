@@ -8,12 +8,12 @@ exception afterwards meets the latch: each later start raises it again, and so d
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
-import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -21,24 +21,45 @@ from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
-from shearpin import EnforcementGapWarning, Guard
-from shearpin.adapter import HOOK, Place, is_dict, raise_if_meant, register_pass_through
+from shearpin import EnforcementGapWarning, Guard, RunStoppedError
+from shearpin.adapter import HOOK, Place, is_dict, raise_if_meant
 from shearpin_integrations.langchain.carrying import carried_in, carry_in
+from shearpin_integrations.langchain.graphs import checkpoint_of, control_flow, takers
 from shearpin_integrations.langchain.mending import mended
 from shearpin_integrations.langchain.reading import (
     advanced,
     answered_calls,
     holds_answer,
+    read_cut,
     read_result,
     tool_arguments,
     tool_result,
     update_of,
 )
-from shearpin_integrations.langchain.tracking import Entry, Role, Root, take_admission, tracker_of
+from shearpin_integrations.langchain.roots import close_root, open_root
+from shearpin_integrations.langchain.tracking import (
+    Entry,
+    Role,
+    Root,
+    end_elsewhere,
+    take_admission,
+    tracker_of,
+)
 
-_IDENTITY = ("user_id", "tenant", "team", "organization", "task_type", "version", "env")
-_FRAMEWORK = ("ls_", "lc_", "langgraph_", "session_id", "thread_id", "checkpoint", "service")
 _HOOKS = (".before_agent", ".before_model", ".after_model", ".after_agent")
+
+UNSEEN = (
+    "{}: an answer came but none of its calls reached Shearpin, so nothing was enforced; pass the handler as "
+    "config={{'callbacks': [handler]}}, where calls below inherit it"
+)
+
+if TYPE_CHECKING:
+    _Handler = BaseCallbackHandler
+else:
+    try:  # in newer versions only a handler of this class hears of pauses that nobody raised, as before a node
+        from langgraph.callbacks import GraphCallbackHandler as _Handler
+    except ImportError:
+        _Handler = BaseCallbackHandler
 
 
 def _harmless(event: Callable[..., None]) -> Callable[..., None]:
@@ -54,7 +75,7 @@ def _harmless(event: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-class ShearpinCallbackHandler(BaseCallbackHandler):
+class ShearpinCallbackHandler(_Handler):
     """Enforce a guard's rules on everything called with this handler in ``config["callbacks"]``.
 
     One handler may serve any number of concurrent calls. The config's ``metadata`` may hold ``session_id`` (the
@@ -101,7 +122,7 @@ class ShearpinCallbackHandler(BaseCallbackHandler):
         if entry is None:
             return
         if entry.role == "run":
-            self._close(entry, outputs)
+            self._close(run_id, entry, outputs)
         elif entry.role == "span":
             self.record_unstarted(entry, outputs)
             update = update_of(outputs)
@@ -114,10 +135,16 @@ class ShearpinCallbackHandler(BaseCallbackHandler):
         if entry is None:
             return
         if entry.role == "run":
-            self._tracker.close(entry.root)
-            entry.root.run.close(error)
+            self._end(run_id, entry.root, error)
         elif entry.role == "span":
             self.fail(entry, error)
+
+    @_harmless
+    def on_interrupt(self, event: Any) -> None:
+        """A graph pauses; told by newer versions of LangGraph."""
+        entry = self._tracker.entries.get(event.run_id)
+        if entry is not None:
+            entry.root.paused = True
 
     # --- models ---------------------------------------------------------------------------------------------------
 
@@ -155,18 +182,24 @@ class ShearpinCallbackHandler(BaseCallbackHandler):
         entry = self._tracker.entries.get(run_id)
         if entry is not None:
             entry.root.run.first_token(entry.place.span)
+            entry.pieces.append(str(token))
             entry.root.run.check()  # a stopped run pulls nothing more out of a stream
 
     @_harmless
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         entry = self._tracker.entries.get(run_id)
-        self._end_call(run_id, response, reply=read_result(response))
+        reply = read_result(response)
+        if entry is not None and reply is not None:  # an id that is asked for anew is a new call
+            entry.root.started_calls.difference_update(call["id"] for call in reply.tool_calls)
+        self._end_call(run_id, reply=reply)
         if entry is not None and entry.root.thread is not None:
             carry_in(response, entry.root.run)
 
     @_harmless
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        self._fail_call(run_id, error, reply=read_result(kwargs.get("response")))
+        entry = self._tracker.entries.get(run_id)
+        pieces = entry.pieces if entry is not None else []
+        self._fail_call(run_id, error, reply=read_cut(kwargs.get("response"), pieces))
 
     # --- tools and retrievers -------------------------------------------------------------------------------------
 
@@ -192,7 +225,7 @@ class ShearpinCallbackHandler(BaseCallbackHandler):
 
     @_harmless
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        self._end_call(run_id, output, output=tool_result(output), status=_tool_status(output))
+        self._end_call(run_id, output=tool_result(output), status=_tool_status(output))
 
     @_harmless
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
@@ -216,7 +249,7 @@ class ShearpinCallbackHandler(BaseCallbackHandler):
 
     @_harmless
     def on_retriever_end(self, documents: Sequence[Document], *, run_id: UUID, **kwargs: Any) -> None:
-        self._end_call(run_id, documents, output=list(documents))
+        self._end_call(run_id, output=list(documents))
 
     @_harmless
     def on_retriever_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
@@ -233,40 +266,34 @@ class ShearpinCallbackHandler(BaseCallbackHandler):
         tags: Sequence[str] | None,
         role: Role,
     ) -> Entry:
-        _know_langgraph()
-        label = str(metadata.get("lc_agent_name") or metadata.get("service") or name)
-        run = self.guard.run(label, tags=tags or (), input=inputs, **identity_of(metadata))
-        thread = metadata.get("thread_id")
-        root = Root(run, None if thread is None else str(thread))
-        paused = self._tracker.resume(root.thread) if _resumes(inputs) else None
-        if paused is not None:
-            run.resume(paused)
-        else:
-            run.open()
-            root.resuming = getattr(inputs, "resume", None) is not None
-            if root.resuming:
-                run.begun_elsewhere()
-        entry = Entry(root, Place(run, run.span), role, name, inputs)
-        self._tracker.add(run_id, entry)
+        root = open_root(self.guard, name, inputs, metadata, tags)
+        entry = Entry(root, Place(root.run, root.run.span), role, name, inputs)
+        self._tracker.begin(run_id, entry)
         return entry
 
-    def _close(self, entry: Entry, outputs: Any) -> None:
+    def _close(self, run_id: UUID, entry: Entry, outputs: Any) -> None:
         root = entry.root
         self._tracker.close(root)
-        if entry.role == "run" and not root.children and holds_answer(outputs):
-            self._warn_of_unseen(root)
-        root.run.returned(outputs)
-        if root.paused and root.thread and root.run.stopped is None:
-            self._tracker.pause(root.thread, root.run)
-        root.run.close(status="paused" if root.paused else None)
+        unseen = entry.role == "run" and not root.children and holds_answer(outputs)
+        if unseen:
+            root.run.gap(UNSEEN.format(root.run.name))
+        with self._telling_others(run_id):
+            close_root(self._tracker, root, outputs)
+        if unseen:  # last: a user may have made warnings errors
+            warnings.warn(UNSEEN.format(root.run.name), EnforcementGapWarning, stacklevel=2)
 
-    def _warn_of_unseen(self, root: Root) -> None:
-        text = (
-            f"{root.run.name}: an answer came but none of its calls reached Shearpin, so nothing was enforced; pass "
-            "the handler as config={'callbacks': [handler]}, where calls below inherit it"
-        )
-        root.run.gap(text)
-        warnings.warn(text, EnforcementGapWarning, stacklevel=2)
+    def _end(self, run_id: UUID, root: Root, error: BaseException) -> None:
+        self._tracker.close(root)
+        with self._telling_others(run_id):
+            root.run.close(error)
+
+    @contextlib.contextmanager
+    def _telling_others(self, run_id: UUID) -> Generator[None]:
+        try:
+            yield
+        except RunStoppedError as stop:
+            end_elsewhere(run_id, self._tracker, stop)
+            raise
 
     # --- inside: spans --------------------------------------------------------------------------------------------
 
@@ -286,7 +313,7 @@ class ShearpinCallbackHandler(BaseCallbackHandler):
             parent=parent.place.span,
             input=inputs,
             thread_id=metadata.get("thread_id"),
-            checkpoint_id=metadata.get("checkpoint_id"),
+            checkpoint_id=checkpoint_of(metadata) if root.thread is not None else None,
             attributes={HOOK: True} if name.endswith(_HOOKS) else {},
         )
         self._tracker.add(run_id, Entry(root, Place(root.run, span), "span", name))
@@ -354,43 +381,44 @@ class ShearpinCallbackHandler(BaseCallbackHandler):
         root = parent.root
         root.children += 1
         try:
-            admitted = take_admission(root.run) if kind == "llm" else None
-            span = admitted or root.run.start(kind, name, parent=parent.place.span, **fields)
+            span = take_admission(root.run, fields) if kind == "llm" else None
+            span = span or root.run.start(kind, name, parent=parent.place.span, **fields)
         except BaseException as stop:
             if role == "call":  # nobody tells the end of a call that never started
                 self._tracker.close(root)
                 root.run.close(stop)
+            if isinstance(stop, RunStoppedError):
+                end_elsewhere(run_id, self._tracker, stop)
             raise
         entry = Entry(root, Place(root.run, span), role, name)
         self._tracker.add(run_id, entry)
         return entry
 
-    def _end_call(self, run_id: UUID, outputs: Any, **fields: Any) -> None:
+    def _end_call(self, run_id: UUID, **fields: Any) -> None:
         entry = self._tracker.remove(run_id)
         if entry is not None:
             entry.root.run.end(entry.place.span, **fields)
             if entry.role == "call":
-                self._close(entry, outputs)
+                self._close(run_id, entry, entry.place.span.output)
 
     def _fail_call(self, run_id: UUID, error: BaseException, **fields: Any) -> None:
         entry = self._tracker.remove(run_id)
         if entry is not None:
             self.fail(entry, error, **fields)
             if entry.role == "call":
-                self._tracker.close(entry.root)
-                entry.root.run.close(error)
+                self._end(run_id, entry.root, error)
 
     def fail(self, entry: Entry, error: BaseException, **fields: Any) -> None:
         """An action raised; LangGraph's own control flow is no failure."""
         run, span = entry.root.run, entry.place.span
-        flow = _control_flow(error)
+        flow = control_flow(error)
         if flow == "interrupt":
             entry.root.paused = True
             run.fail(span, error, status="paused", **fields)
         elif flow == "command":
             try:
-                if span.kind == "agent":
-                    run.handoff(span.name, str(getattr(error.args[0], "goto", "") or ""), parent=span)
+                if span.kind == "agent" and (named := takers(error)):
+                    run.handoff(span.name, named, parent=span)
             finally:
                 run.end(span, **fields)
         else:
@@ -424,14 +452,6 @@ def _mend(state: dict[str, Any]) -> bool:
     return whole is not None
 
 
-def identity_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Who a call belongs to, from its config's metadata; the rest of it is the user's own."""
-    session = metadata.get("session_id") or metadata.get("thread_id")
-    given = {key: metadata.get(key) for key in _IDENTITY}
-    own = {key: value for key, value in metadata.items() if key not in given and not key.startswith(_FRAMEWORK)}
-    return {"session_id": None if session is None else str(session), "metadata": own, **given}
-
-
 def _name(serialized: Mapping[str, Any] | None, kwargs: Mapping[str, Any]) -> str:
     facts = serialized or {}
     return str(kwargs.get("name") or facts.get("name") or (facts.get("id") or ["run"])[-1])
@@ -439,33 +459,6 @@ def _name(serialized: Mapping[str, Any] | None, kwargs: Mapping[str, Any]) -> st
 
 def _tool_status(output: object) -> Any:
     return "error" if getattr(output, "status", None) == "error" else "ok"
-
-
-# --- LangGraph, without importing it ------------------------------------------------------------------------------
-
-
-def _errors() -> Any:
-    return sys.modules.get("langgraph.errors")
-
-
-def _know_langgraph() -> None:
-    """Once LangGraph is there, a stop is also its pass-through exception: its retries and handlers let that by."""
-    if (errors := _errors()) is not None:
-        register_pass_through(errors.GraphBubbleUp)
-
-
-def _control_flow(error: BaseException) -> str | None:
-    errors = _errors()
-    if errors is None or not isinstance(error, errors.GraphBubbleUp):
-        return None
-    if isinstance(error, errors.GraphInterrupt):
-        return "interrupt"
-    return "command" if isinstance(error, errors.ParentCommand) else None
-
-
-def _resumes(inputs: object) -> bool:
-    """Does this input continue a paused thread, rather than give it new work?"""
-    return inputs is None or getattr(inputs, "resume", None) is not None
 
 
 class _Quiet(logging.Filter):

@@ -16,18 +16,18 @@ NOT_MADE = "This call was not made: the run was stopped before it."
 
 def mended(messages: Sequence[Any]) -> list[Any] | None:
     """The conversation with every unanswered call answered that other messages follow; None when none is."""
-    answered = {message.tool_call_id for message in messages if isinstance(message, ToolMessage)}
     whole: list[Any] = []
-    owed: list[ToolMessage] = []
+    owed: dict[str | None, ToolMessage] = {}  # by id, until the next word: an id may come again later
     for message in messages:
-        if owed and not isinstance(message, ToolMessage):
-            whole.extend(owed)
-            owed = []
+        if isinstance(message, ToolMessage):
+            owed.pop(message.tool_call_id, None)
+        else:
+            whole.extend(owed.values())
+            owed = {}
         whole.append(message)
         if isinstance(message, AIMessage):
-            owed = [
-                ToolMessage(NOT_MADE, tool_call_id=call["id"], name=call["name"], status="error")
+            owed = {
+                call["id"]: ToolMessage(NOT_MADE, tool_call_id=call["id"], name=call["name"], status="error")
                 for call in message.tool_calls
-                if call["id"] not in answered
-            ]
+            }
     return whole if len(whole) > len(messages) else None

@@ -8,7 +8,7 @@ from typing import Any
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMessage
 from langchain_core.messages.ai import UsageMetadata
-from langchain_core.outputs import Generation, LLMResult
+from langchain_core.outputs import ChatGenerationChunk, Generation, GenerationChunk, LLMResult
 
 from shearpin import Usage
 from shearpin.adapter import Reply, is_dict, is_list, parse_arguments, plain, read_usage, register_plain
@@ -53,6 +53,22 @@ def read_result(result: LLMResult | None) -> Reply | None:
     return _read_message(message, result.llm_output)
 
 
+def read_cut(result: LLMResult | None, pieces: Sequence[str]) -> Reply | None:
+    """What had come of a reply before an error: what LangChain tells, else the tokens it reported; None for nothing.
+
+    Of an error that carries an HTTP response, LangChain passes that response here, as an empty reply: only what was
+    streamed is a chunk. And of a stream within `generate`, as in a graph, it passes nothing.
+    """
+    if isinstance(_first(result), ChatGenerationChunk | GenerationChunk):
+        return read_result(result)
+    return Reply(text="".join(pieces)) if pieces else None
+
+
+def _given_id(message: AIMessage) -> str | None:
+    """The message's id, if it is the provider's: LangChain makes one up where it knows none, as in OpenAI's streams."""
+    return None if (message.id or "").startswith(("lc_", "run-")) else message.id
+
+
 def _read_message(message: AIMessage, llm_output: Mapping[str, Any] | None) -> Reply:
     facts = message.response_metadata
     usage: Any = message.usage_metadata
@@ -61,7 +77,7 @@ def _read_message(message: AIMessage, llm_output: Mapping[str, Any] | None) -> R
         tool_calls=tool_calls(message),
         reasoning=message.additional_kwargs.get("reasoning_content") or _blocks(message, _THOUGHTS, *_THOUGHTS),
         finish_reason=facts.get("finish_reason") or facts.get("stop_reason"),
-        response_id=facts.get("id") or message.id,
+        response_id=facts.get("id") or _given_id(message),
         response_model=facts.get("model_name") or facts.get("model"),
         usage=_usage(usage) if usage else _usage_of_output(llm_output),
         # The only mark LangChain leaves on an answer from its own cache.
@@ -139,12 +155,14 @@ def _messages_in(state: Any) -> Any:
 
 
 def answered_calls(output: Any) -> list[ToolMessage]:
-    """The tool messages in a node's update, whatever its shape."""
-    update = update_of(output)
-    update = getattr(update, "update", update)
-    found: Any = _messages_in(update) if is_dict(update) else update
-    messages = found if is_list(found) else [found]
-    return [message for message in messages if isinstance(message, ToolMessage)]
+    """The tool messages in a node's update, whatever its shape: a mapping, messages, a command, or a list of these."""
+    if isinstance(output, ToolMessage):
+        return [output]
+    if is_dict(output):  # before asking for ``update``, which a dict has as a method
+        output = _messages_in(output)
+    elif hasattr(output, "goto"):
+        return answered_calls(output.update)
+    return [message for item in output for message in answered_calls(item)] if is_list(output) else []
 
 
 def holds_answer(output: Any) -> bool:

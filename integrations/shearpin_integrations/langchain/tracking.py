@@ -5,6 +5,8 @@ State hangs on the guard, not on the handler: however many handlers of one guard
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import threading
 import weakref
 from collections import OrderedDict
@@ -41,6 +43,8 @@ class Root:
     children: int = 0
     ids: set[UUID] = field(default_factory=set[UUID])
     started_calls: set[str] = field(default_factory=set[str])
+    tomb: Tomb | None = None
+    alive: weakref.ref[UUID] | None = None
 
 
 @dataclass(slots=True)
@@ -56,6 +60,24 @@ class Entry:
     role: Role
     name: str = ""
     inputs: Any = None
+    pieces: list[str] = field(default_factory=list[str])
+
+
+class Tomb:
+    """The stop of a run that has ended, for its orphans: the object itself as long as anybody else keeps it.
+
+    It carries its whole trace, and there may be thousands of these.
+    """
+
+    __slots__ = ("_facts", "_stop")
+
+    def __init__(self, stop: RunStoppedError) -> None:
+        self._stop, self._facts = weakref.ref(stop), copy.copy(stop)
+
+    @property
+    def stop(self) -> RunStoppedError:
+        """What an orphan is told: a copy without the trace once the original is gone."""
+        return self._stop() or self._facts
 
 
 class Tracker:
@@ -64,9 +86,24 @@ class Tracker:
     def __init__(self, guard: Guard) -> None:
         self.guard = weakref.ref(guard)
         self.entries: dict[UUID, Entry] = {}
-        self._paused: OrderedDict[str, Run] = OrderedDict()
-        self._tombs: OrderedDict[UUID, RunStoppedError] = OrderedDict()
-        self._lock = threading.Lock()
+        self._paused: OrderedDict[str, Root] = OrderedDict()
+        self._tombs: OrderedDict[UUID, Tomb] = OrderedDict()
+        self._lock = threading.RLock()  # an abandoned call may be found out by the garbage collector, anywhere
+
+    def begin(self, run_id: UUID, entry: Entry) -> None:
+        """The outermost call `run_id` begins.
+
+        LangChain may break it off without a word: when a handler after ours raises, or the caller cancels while
+        the handlers are told. Its run id, which LangChain holds as long as the call goes on, tells that it is gone.
+        """
+        root = entry.root
+        root.alive = weakref.ref(run_id, lambda _: self._abandon(root))
+        self.add(UUID(int=run_id.int), entry)  # an equal one: ours must not keep theirs alive
+
+    def _abandon(self, root: Root) -> None:
+        self.close(root)
+        with contextlib.suppress(RunStoppedError):  # there is nobody to raise to
+            root.run.close(status="cancelled")
 
     def add(self, run_id: UUID, entry: Entry) -> None:
         """The run `run_id` goes on."""
@@ -78,8 +115,8 @@ class Tracker:
         if run_id is None:
             return None
         entry = self.entries.get(run_id)
-        if entry is None and run_id in self._tombs:
-            raise self._tombs[run_id].with_traceback(None)
+        if entry is None and (tomb := self._tombs.get(run_id)) is not None:
+            raise tomb.stop.with_traceback(None)
         return entry
 
     def remove(self, run_id: UUID) -> Entry | None:
@@ -93,19 +130,21 @@ class Tracker:
 
     def close(self, root: Root) -> None:
         """An outermost call ended: what is left of it are orphans, which may still call."""
-        for run_id in root.ids:
+        root.alive = None
+        left = list(root.ids)  # orphans in other threads may add to it
+        for run_id in left:
             self.entries.pop(run_id, None)
-        self._bury(root, list(root.ids))
+        self._bury(root, left)
         root.ids.clear()
 
-    def pause(self, thread: str, run: Run) -> None:
+    def pause(self, thread: str, root: Root) -> None:
         """The run waits for a person: the next call that resumes this thread goes on with it."""
         with self._lock:
-            self._paused[thread] = run
+            self._paused[thread] = root
             while len(self._paused) > PAUSED:
                 self._paused.popitem(last=False)
 
-    def resume(self, thread: str | None) -> Run | None:
+    def resume(self, thread: str | None) -> Root | None:
         """The paused run of this thread, which is paused no longer."""
         with self._lock:
             return self._paused.pop(thread, None) if thread is not None else None
@@ -114,9 +153,10 @@ class Tracker:
         stop = root.run.stopped
         if stop is None:
             return
+        root.tomb = root.tomb or Tomb(stop)
         with self._lock:
             for run_id in run_ids:
-                self._tombs[run_id] = stop
+                self._tombs[run_id] = root.tomb
             while len(self._tombs) > TOMBSTONES:
                 self._tombs.popitem(last=False)
 
@@ -130,31 +170,63 @@ class Admission:
 
     run: Run
     span: Span
+    model: str
     taken: bool = False
 
 
 admission: ContextVar[Admission | None] = ContextVar("shearpin_admission", default=None)
 
 
-def take_admission(run: Run) -> Span | None:
-    """The span admitted for the model call that starts now, if there is one."""
+def take_admission(run: Run, fields: dict[str, Any]) -> Span | None:
+    """The span admitted for the model call that starts now, if there is one, with what the call turned out to be.
+
+    A middleware further in may have changed the request. For another model nothing was reserved: then it is None.
+    """
     admitted = admission.get()
     if admitted is None or admitted.taken or admitted.run.tree is not run.tree:
         return None
     admitted.taken = True
+    if admitted.model != fields.get("request_model"):
+        run.withdraw(admitted.span)
+        return None
+    run.amend(admitted.span, **fields)
     return admitted.span
 
 
-_trackers: weakref.WeakKeyDictionary[Guard, Tracker] = weakref.WeakKeyDictionary()
+_trackers: weakref.WeakSet[Tracker] = weakref.WeakSet()
 _trackers_lock = threading.Lock()
 
 
 def tracker_of(guard: Guard) -> Tracker:
-    """The one tracker of a guard."""
+    """The one tracker of a guard, kept by it: a table of ours would keep alive every guard with a paused run."""
     with _trackers_lock:
-        if guard not in _trackers:
-            _trackers[guard] = Tracker(guard)
-        return _trackers[guard]
+        tracker: Tracker | None = vars(guard).get(_KEPT_AS)
+        if tracker is None:
+            tracker = vars(guard)[_KEPT_AS] = Tracker(guard)
+            _trackers.add(tracker)
+        return tracker
+
+
+_KEPT_AS = "_langchain_tracker"
+
+
+def end_elsewhere(run_id: UUID, told: Tracker, stop: RunStoppedError) -> None:
+    """A handler raised `stop` when `run_id` was to start or had ended: the other guards are told nothing by LangChain.
+
+    Those whose handlers came before have let a call in that is not made; those after do not hear of the end.
+    """
+    with _trackers_lock:
+        others = [tracker for tracker in _trackers if tracker is not told]
+    for tracker in others:
+        entry = tracker.remove(run_id)
+        if entry is None:
+            continue
+        if entry.role in ("span", "call"):
+            entry.root.run.withdraw(entry.place.span)
+        if entry.role in ("run", "call"):
+            tracker.close(entry.root)
+            with contextlib.suppress(RunStoppedError):  # the first stop is the one that gets out
+                entry.root.run.close(stop)
 
 
 def _locate(guard: object) -> Place | None:
@@ -168,7 +240,7 @@ def _locate(guard: object) -> Place | None:
     if run_id is None:
         return None
     with _trackers_lock:
-        trackers = list(_trackers.values()) if guard is None else [_trackers.get(guard)]  # type: ignore[call-overload]
+        trackers = list(_trackers) if guard is None else [vars(guard).get(_KEPT_AS)]
     entries = [tracker.entries.get(run_id) for tracker in trackers if tracker is not None]
     return next((entry.place for entry in entries if entry is not None), None)
 

@@ -8,20 +8,23 @@ it notes who is whose parent, and ends the guards' runs with the outermost call,
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
+import weakref
 from collections.abc import Generator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.context import register_configure_hook
 
-from shearpin import Guard
+from shearpin import Guard, RunStoppedError
 from shearpin.adapter import Place
-from shearpin_integrations.langchain.handler import ShearpinCallbackHandler, identity_of
+from shearpin_integrations.langchain.handler import ShearpinCallbackHandler
+from shearpin_integrations.langchain.roots import close_root, open_root
 from shearpin_integrations.langchain.tracking import Entry, Root, tracker_of
 
 
@@ -30,9 +33,12 @@ class _Call:
     """An outermost call: what was started in it, and the run of each guard that covers a part of it."""
 
     name: str
+    inputs: Any
     metadata: dict[str, Any]
+    tags: list[str]
     ids: set[UUID] = field(default_factory=set[UUID])
     roots: dict[int, Root] = field(default_factory=dict[int, Root])
+    alive: weakref.ref[UUID] | None = None
 
 
 class Lineage(BaseCallbackHandler):
@@ -54,9 +60,7 @@ class Lineage(BaseCallbackHandler):
         with self._lock:
             root = call.roots.get(id(guard))
             if root is None:
-                run = guard.run(call.name, **identity_of(call.metadata))
-                run.open()
-                root = call.roots[id(guard)] = Root(run, call.metadata.get("thread_id"))
+                root = call.roots[id(guard)] = open_root(guard, call.name, call.inputs, call.metadata, call.tags)
             return root
 
     def on_chain_start(
@@ -66,10 +70,11 @@ class Lineage(BaseCallbackHandler):
         *,
         run_id: UUID,
         parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        self._enter(run_id, parent_run_id, str(kwargs.get("name") or "run"), metadata or {})
+        self._enter(run_id, parent_run_id, str(kwargs.get("name") or "run"), inputs, metadata, tags)
 
     def on_tool_start(
         self,
@@ -78,21 +83,27 @@ class Lineage(BaseCallbackHandler):
         *,
         run_id: UUID,
         parent_run_id: UUID | None = None,
+        tags: list[str] | None = None,
         metadata: dict[str, Any] | None = None,
+        inputs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        self._enter(run_id, parent_run_id, str((serialized or {}).get("name")), metadata or {})
+        self._enter(run_id, parent_run_id, str((serialized or {}).get("name")), inputs or input_str, metadata, tags)
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any) -> None:
-        for root in self._leave(run_id, parent_run_id):
-            root.run.returned(outputs)
-            root.run.close(status="paused" if root.paused else None)
+        with contextlib.ExitStack() as closing:  # every one, though the first may raise its stop
+            for root in self._leave(run_id, parent_run_id):
+                tracker = tracker_of(cast("Guard", root.run.guard))
+                tracker.close(root)
+                closing.callback(close_root, tracker, root, outputs)
 
     def on_chain_error(
         self, error: BaseException, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
     ) -> None:
-        for root in self._leave(run_id, parent_run_id):
-            root.run.close(error)
+        with contextlib.ExitStack() as closing:
+            for root in self._leave(run_id, parent_run_id):
+                tracker_of(cast("Guard", root.run.guard)).close(root)
+                closing.callback(root.run.close, error)
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
         self.on_chain_end(output, run_id=run_id, **kwargs)
@@ -100,10 +111,30 @@ class Lineage(BaseCallbackHandler):
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         self.on_chain_error(error, run_id=run_id, **kwargs)
 
-    def _enter(self, run_id: UUID, parent_run_id: UUID | None, name: str, metadata: dict[str, Any]) -> None:
-        call = self.call_of(parent_run_id) or _Call(str(metadata.get("lc_agent_name") or name), metadata)
-        call.ids.add(run_id)
-        self._calls[run_id] = call
+    def _enter(
+        self,
+        run_id: UUID,
+        parent_run_id: UUID | None,
+        name: str,
+        inputs: Any,
+        metadata: dict[str, Any] | None,
+        tags: list[str] | None,
+    ) -> None:
+        call = self.call_of(parent_run_id)
+        if call is None:
+            call = _Call(name, inputs, metadata or {}, tags or [])
+            # LangChain may break a call off without a word; its run id lives as long as the call does.
+            call.alive = weakref.ref(run_id, functools.partial(self._abandon, call))
+        own = UUID(int=run_id.int)  # an equal one: ours must not keep theirs alive
+        call.ids.add(own)
+        self._calls[own] = call
+
+    def _abandon(self, call: _Call, _: object) -> None:
+        for left in list(call.ids):
+            self._calls.pop(left, None)
+        for root in list(call.roots.values()):
+            with contextlib.suppress(RunStoppedError):  # there is nobody to raise to
+                root.run.close(status="cancelled")
 
     def _leave(self, run_id: UUID, parent_run_id: UUID | None) -> list[Root]:
         """Forget `run_id`; the runs to close, if it was an outermost call."""
@@ -113,7 +144,8 @@ class Lineage(BaseCallbackHandler):
         call.ids.discard(run_id)
         if parent_run_id is not None:
             return []
-        for left in call.ids:  # a cancelled tool tells no end
+        call.alive = None
+        for left in list(call.ids):  # a cancelled tool tells no end
             self._calls.pop(left, None)
         return list(call.roots.values())
 

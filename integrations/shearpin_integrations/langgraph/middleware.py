@@ -45,20 +45,21 @@ class ShearpinMiddleware(AgentMiddleware[Any, Any]):
                 return await handler(request)
 
     def wrap_tool_call(self, request: Any, handler: Callable[[Any], Any]) -> Any:
-        with covered(self.guard, request.runtime.config):
-            return handler(request)
+        with covered(self.guard, request.runtime.config) as cover:
+            return _answered(cover, handler(request))
 
     async def awrap_tool_call(self, request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
-        with covered(self.guard, request.runtime.config):
-            return await handler(request)
+        with covered(self.guard, request.runtime.config) as cover:
+            return _answered(cover, await handler(request))
 
 
 @contextlib.asynccontextmanager
 async def _admitted(cover: Cover, request: ModelRequest[Any]) -> AsyncGenerator[None]:
     """Admit the model call of this block before LangChain starts it: here, calls in flight can be waited for."""
     run = cover.entry.root.run
-    span = await run.astart("llm", parent=cover.entry.place.span, **_model_call(request))
-    admitted = Admission(run, span)
+    asked = _model_call(request)
+    span = await run.astart("llm", parent=cover.entry.place.span, **asked)
+    admitted = Admission(run, span, asked["request_model"])
     token = admission.set(admitted)
     try:
         yield
@@ -83,6 +84,13 @@ def _model_call(request: ModelRequest[Any]) -> dict[str, Any]:
         "messages": [*system, *request.messages],
         "tools": [convert_to_openai_tool(tool) for tool in request.tools],
     }
+
+
+def _answered(cover: Cover | None, answer: Any) -> Any:
+    """The answer to a tool call, which may have come without the tool."""
+    if cover is not None:
+        cover.handler.record_unstarted(cover.entry, answer)
+    return answer
 
 
 def _mend(request: ModelRequest[Any]) -> ModelRequest[Any]:

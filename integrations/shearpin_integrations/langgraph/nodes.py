@@ -6,16 +6,19 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, TypeVar
 
-from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.graph import StateGraph
 
-from shearpin import Guard
-from shearpin.adapter import Place
+from shearpin import Guard, Span
+from shearpin.adapter import Place, is_dict
+from shearpin_integrations.langchain.graphs import checkpoint_of
+from shearpin_integrations.langchain.mending import mended
 from shearpin_integrations.langchain.reading import update_of
-from shearpin_integrations.langgraph.lineage import covered, watch_lineage
+from shearpin_integrations.langgraph.lineage import Cover, covered, watch_lineage
 
 Node = TypeVar("Node", bound="Callable[..., Any] | Runnable[Any, Any]")
 Builder = TypeVar("Builder", bound=StateGraph[Any, Any, Any, Any])
@@ -48,54 +51,112 @@ def _guarded(node: Any, guard: Guard, name: str | None) -> Any:
 
         @functools.wraps(node)
         async def acall(*args: Any, **kwargs: Any) -> Any:
-            with _node(guard, label, args[0] if args else None, kwargs.get("config")) as outcome:
+            args = _mended(args)
+            async with _anode(guard, label, args[0] if args else None, kwargs.get("config")) as outcome:
                 return outcome(await node(*args, **kwargs))
 
         return acall
 
     @functools.wraps(node)
     def call(*args: Any, **kwargs: Any) -> Any:
+        args = _mended(args)
+        args = _mended(args)
         with _node(guard, label, args[0] if args else None, kwargs.get("config")) as outcome:
             return outcome(node(*args, **kwargs))
 
     return call
 
 
-class _GuardedRunnable(Runnable[Any, Any]):
-    """A node that is a runnable: a chain, a tool node, a compiled graph."""
+class _GuardedRunnable(RunnableLambda[Any, Any]):
+    """A node that is a runnable: a chain, a tool node, a compiled graph.
+
+    Of the classes in which LangGraph looks for the graphs inside a node, this is the one that is not taken apart.
+    """
 
     def __init__(self, node: Any, guard: Guard, name: str) -> None:
-        self.node, self.guard, self.name = node, guard, name
+        super().__init__(node.invoke, node.ainvoke, name=name)
+        self.node, self.guard = node, guard
+
+    @property
+    def deps(self) -> list[Runnable[Any, Any]]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """What is inside."""
+        return [self.node]
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
+        (input,) = _mended((input,))  # noqa: A001
         with _node(self.guard, self.name or "", input, config) as outcome:
             return outcome(self.node.invoke(input, config, **kwargs))
 
     async def ainvoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:  # noqa: A002
-        with _node(self.guard, self.name or "", input, config) as outcome:
+        (input,) = _mended((input,))  # noqa: A001
+        async with _anode(self.guard, self.name or "", input, config) as outcome:
             return outcome(await self.node.ainvoke(input, config, **kwargs))
+
+    # By way of the two above.
+    stream, astream = Runnable[Any, Any].stream, Runnable[Any, Any].astream
+    transform, atransform = Runnable[Any, Any].transform, Runnable[Any, Any].atransform
+
+
+def _mended(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The node's arguments with calls in its messages answered that an earlier stop left open."""
+    if not args or not is_dict(args[0]):
+        return args
+    whole = mended(args[0].get("messages") or ())
+    return args if whole is None else ({**args[0], "messages": whole}, *args[1:])
+
+
+Outcome = Callable[[Any], Any]
 
 
 @contextlib.contextmanager
-def _node(guard: Guard, name: str, state: Any, config: Any) -> Generator[Callable[[Any], Any]]:
+def _node(guard: Guard, name: str, state: Any, config: Any) -> Generator[Outcome]:
     """One run of a node, as a span; what the block passes to the callable is the node's update."""
     with covered(guard, config) as cover:
         if cover is None or not cover.new:
             yield lambda update: update
             return
-        entry, run = cover.entry, cover.entry.root.run
-        run.reached(state)
-        thread = entry.root.thread
-        span = run.start("node", name, parent=run.span, input=state, thread_id=thread)
-        entry.place, entry.role = Place(run, span), "span"
+        with _running(cover, cover.entry.root.run.start("node", **_seen(cover, name, state, config))) as outcome:
+            yield outcome
 
-        def ended(update: Any) -> Any:
-            cover.handler.record_unstarted(entry, update)
-            run.end(span, output=update_of(update))
-            return update
 
-        try:
-            yield ended
-        except BaseException as error:
-            cover.handler.fail(entry, error)
-            raise
+@contextlib.asynccontextmanager
+async def _anode(guard: Guard, name: str, state: Any, config: Any) -> AsyncGenerator[Outcome]:
+    """`_node` on an event loop, where it can wait for nodes that have not decided yet."""
+    with covered(guard, config) as cover:
+        if cover is None or not cover.new:
+            yield lambda update: update
+            return
+        with _running(cover, await cover.entry.root.run.astart("node", **_seen(cover, name, state, config))) as outcome:
+            yield outcome
+
+
+def _seen(cover: Cover, name: str, state: Any, config: Any) -> dict[str, Any]:
+    """What the handler would have been told of this node."""
+    root = cover.entry.root
+    root.run.reached(state)
+    config = config or var_child_runnable_config.get() or {}
+    facts: Any = config.get("metadata") or {}
+    return {
+        "name": facts.get("langgraph_node") or name,
+        "parent": root.run.span,
+        "input": state,
+        "thread_id": root.thread,
+        "checkpoint_id": checkpoint_of(facts, config),
+    }
+
+
+@contextlib.contextmanager
+def _running(cover: Cover, span: Span) -> Generator[Outcome]:
+    entry, run = cover.entry, cover.entry.root.run
+    entry.place, entry.role = Place(run, span), "span"
+
+    def ended(update: Any) -> Any:
+        cover.handler.record_unstarted(entry, update)
+        run.end(span, output=update_of(update))
+        return update
+
+    try:
+        yield ended
+    except BaseException as error:
+        cover.handler.fail(entry, error)
+        raise

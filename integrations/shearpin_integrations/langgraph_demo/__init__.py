@@ -1,4 +1,4 @@
-"""`shearpin demo`: four runs of real LangChain and LangGraph agents, two of which run away and are stopped.
+"""`shearpin demo`: four runs of real LangChain and LangGraph code, two of which run away and are stopped.
 
 A program over the public surface, as a user would write it, and no adapter.
 """
@@ -6,7 +6,9 @@ A program over the public surface, as a user would write it, and no adapter.
 from __future__ import annotations
 
 import os
+import sys
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from shearpin import MissingIntegrationError, ShearpinError
@@ -29,13 +31,18 @@ def main(*, live: bool, out: Path) -> int:
     """
     if live and not os.environ.get("OPENAI_API_KEY"):
         raise ShearpinError(
-            "demo --live calls OpenAI's API, so OPENAI_API_KEY must be set; without --live it needs none"
+            "demo --live asks OpenAI's API, so OPENAI_API_KEY must be set; without --live it needs no key"
         )
+    if not all(map(find_spec, _FRAMEWORKS)):
+        raise MissingIntegrationError(_INSTALL)
+    # The imports below take seconds.
+    sys.stdout.write("Four runs of real LangChain and LangGraph code. Shearpin stops two of them.\n")
+    sys.stdout.flush()
     try:
         telling = import_module(f"{__name__}.telling")
     except ImportError as missing:
         if (missing.name or "").partition(".")[0] not in _FRAMEWORKS:
             raise
         raise MissingIntegrationError(_INSTALL) from missing
-    problems: int = telling.tell_all(live=live, out=out)
+    problems: list[str] = telling.tell_all(live=live, out=out)
     return 1 if problems else 0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 from langchain_openai import ChatOpenAI
+from langsmith import tracing_context  # pyright: ignore[reportUnknownVariableType]
+from pydantic import SecretStr
 
 from shearpin import Guard, RunStoppedError, Trace, Usage
 from shearpin.testing import ScriptedServer, Tokens
@@ -30,26 +33,26 @@ class Played:
     """None where a real model was asked."""
 
     @property
+    def failed(self) -> bool:
+        """Whether something other than a rule ended it."""
+        return self.ended_by is not None and not isinstance(self.ended_by, RunStoppedError)
+
+    @property
     def problems(self) -> Iterator[str]:
         """What did not happen as it should have."""
-        expected, ended = self.story.stopped_by, self.ended_by
-        if expected is None and ended is not None:
-            yield f"it should have ended well, and ended with {type(ended).__name__}"
-        if expected is not None and not isinstance(ended, expected):
-            yield f"it should have been stopped by {expected.__name__}, and ended with {type(ended).__name__}"
-        if self.trace.status != ("stopped" if expected else "ok"):
+        expected = self.story.stopped_by
+        if not isinstance(self.ended_by, expected or type(None)):
+            told = f"be stopped by {expected.__name__}" if expected else "end well"
+            yield f"it should {told}; it ended with {self.ended_by!r}" if self.ended_by else f"it should {told}"
+        elif self.trace.status != ("stopped" if expected else "ok"):
             yield f"its trace says {self.trace.status}"
         if self.served not in (None, self.trace.llm_calls):
             yield f"the server answered {self.served} model calls, the trace has {self.trace.llm_calls}"
-        if isinstance(ended, RunStoppedError) and ended.trace is not self.trace:
+        if isinstance(self.ended_by, RunStoppedError) and self.ended_by.trace is not self.trace:
             yield "the stop does not carry the trace"
-        yield from self._overspent()
-
-    def _overspent(self) -> Iterator[str]:
         spent = self.trace.usage.cost_usd
-        for limit in (rule.usd for rule in self.story.rules if hasattr(rule, "usd")):
-            if limit is not None and (spent is None or spent > limit):
-                yield f"it cost {spent} dollars under a budget of {limit}"
+        if spent is None or spent > self.story.usd:
+            yield f"it cost {spent} dollars under a budget of {self.story.usd}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,27 +81,43 @@ def play_unguarded(story: Story, recursion_limit: int | None = None) -> Unguarde
     with _provider(story, live=False) as (model, server):
         assert server is not None  # noqa: S101 - narrows the type
         agent = story.build(model)
-        config = {"recursion_limit": recursion_limit} if recursion_limit else {}
+        config: dict[str, Any] = getattr(agent, "config", None) or {}
+        if recursion_limit is not None:
+            config = {"recursion_limit": recursion_limit}
         ended_by = _ask(story, agent, config)
-        own = (getattr(agent, "config", None) or {}).get("recursion_limit")
-        return Unguarded(server.served, _price_of(server.usage), ended_by, recursion_limit or own)
+        return Unguarded(server.served, _price_of(server.usage), ended_by, config.get("recursion_limit"))
 
 
 @contextmanager
-def _provider(story: Story, *, live: bool) -> Iterator[tuple[ChatOpenAI, ScriptedServer | None]]:
+def _provider(story: Story, *, live: bool) -> Generator[tuple[ChatOpenAI, ScriptedServer | None]]:
     """A client of OpenAI's API, or of a server of this machine that speaks it."""
     if live:
         yield ChatOpenAI(model=MODEL), None
         return
-    # Not through a proxy, which would not find this machine.
-    with ScriptedServer(story.script) as server, httpx.Client(trust_env=False) as http:
-        options: dict[str, Any] = {"base_url": server.base_url, "api_key": "none", "http_client": http}
-        yield ChatOpenAI(model=MODEL, max_retries=0, **options), server
+    with (
+        tracing_context(enabled=False),  # where LangSmith is switched on, it would be told
+        ScriptedServer(story.script) as server,
+        httpx.Client(trust_env=False) as http,  # a proxy of the environment would not find this machine
+    ):
+        yield _client(server, http), server
+
+
+def _client(server: ScriptedServer, http: httpx.Client) -> ChatOpenAI:
+    logging.getLogger("langchain_openai").setLevel(logging.ERROR)  # it would warn that a proxy is passed by
+    return ChatOpenAI(
+        model=MODEL,
+        base_url=server.base_url,
+        api_key=SecretStr("none"),
+        http_client=http,
+        http_async_client=httpx.AsyncClient(trust_env=False),
+        openai_proxy=None,
+        max_retries=0,
+    )
 
 
 def _ask(story: Story, agent: Any, config: dict[str, Any]) -> Exception | None:
     try:
-        agent.invoke(story.given, config={**story.config, **config})
+        agent.invoke(story.given, config=config)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told
         return error
     return None

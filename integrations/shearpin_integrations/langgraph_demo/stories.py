@@ -1,12 +1,16 @@
 """The four stories: who is asked what, under which rules, and how it is to end."""
 
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false
+# (LangChain and LangGraph leave type parameters open.)
+
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from langchain.agents import create_agent
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable
@@ -33,8 +37,12 @@ class Story:
     script: Script
     build: Callable[[ChatOpenAI], Runnable[Any, Any]]
     given: Any
-    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
     stopped_by: type[RunStoppedError] | None = None
+
+    @property
+    def usd(self) -> float:
+        """The dollars that its budget allows."""
+        return min(rule.usd for rule in self.rules if isinstance(rule, Budget) and rule.usd is not None)
 
 
 # --- an agent that does its work
@@ -58,7 +66,7 @@ MANUAL = "Manual of pump P-7, chapter 4: parts\n" + "\n".join(
 )
 
 
-def search_manual(query: str) -> str:
+def search_manual(query: str) -> str:  # noqa: ARG001 - the schema that the model sees
     """Search the manual; returns the chapter that fits best."""
     return MANUAL
 
@@ -91,10 +99,11 @@ class Review(TypedDict, total=False):
 
 
 def _contract(model: ChatOpenAI) -> Runnable[Any, Any]:
-    brief = model.model_copy(update={"max_tokens": 100})
+    brief = model.bind(max_tokens=100)
 
     def review(state: Review) -> Review:
-        asked = [f"To what does this article bind the supplier?\n\n{text}" for text in state.get("articles", [])]
+        articles = state.get("articles", [])
+        asked: list[LanguageModelInput] = [f"To what does it bind the supplier?\n\n{text}" for text in articles]
         answers = brief.batch(asked, {"max_concurrency": len(asked)})  # all of them at once
         return {"findings": [str(answer.content) for answer in answers]}
 
@@ -120,7 +129,7 @@ STORIES = (
     Story(
         name="support",
         title="An agent that does its work",
-        text="An agent is asked where an order is. It looks the order up, and answers. Its guard has nothing to object.",
+        text="An agent is asked where an order is. It looks the order up and answers. No rule objects.",
         rules=(Budget(usd=0.10), LoopBreaker()),
         script=finds_the_order,
         build=_support,
@@ -130,7 +139,7 @@ STORIES = (
         name="warranty",
         title="An agent that runs in a loop",
         text="An agent is asked how long the warranty of a pump is. It searches the manual, gets the list of parts, "
-        "and searches again with the same words. It never stops by itself.",
+        "and searches again with the same words. By itself it never stops.",
         rules=(Budget(usd=0.50), LoopBreaker()),
         script=searches_for_ever,
         build=_warranty,
@@ -140,8 +149,8 @@ STORIES = (
     Story(
         name="contract",
         title="Twenty calls at the same moment",
-        text=f"A graph reviews a contract of {len(ARTICLES)} articles, one model call each, all at the same moment, on a "
-        "budget that does not pay for all of them.",
+        text=f"A graph reviews a contract of {len(ARTICLES)} articles, one model call for each, all at the same "
+        "moment, on a budget that does not pay for all of them.",
         rules=(Budget(usd=0.03),),
         script=reviews,
         build=_contract,

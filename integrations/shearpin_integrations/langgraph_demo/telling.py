@@ -36,9 +36,11 @@ def tell_all(*, live: bool, out: Path) -> list[str]:
         done = play(story, exporter, live=live)
         problems += [f"{story.name}: {problem}" for problem in _tell(done)]
         played.append(done)
+        if done.failed:  # a wrong key, no network: the others would fare no better
+            break
     exporter.close()
     problems += [f"{done.story.name}: {problem}" for done in played for problem in _misfiled(done.trace, path)]
-    _conclude(path, played, problems)
+    _conclude(path, played, problems, live=live)
     return problems
 
 
@@ -66,23 +68,21 @@ def _misfiled(trace: Trace, path: Path) -> Iterator[str]:
 
 
 def _introduce(*, live: bool) -> None:
-    most = sum(rule.usd or 0.0 for story in STORIES for rule in story.rules if isinstance(rule, Budget))
+    most = sum(story.usd for story in STORIES)
     scripted = (
         "The model is played by a server on this machine that speaks OpenAI's API: nothing leaves the machine, nothing "
         f"is billed. Dollars are {MODEL}'s list price for the tokens that the server counted."
     )
     real = f"The model is {MODEL}, on your OpenAI account; their budgets keep all of them together below ${most:.2f}."
-    _paragraph(
-        "Four runs of real LangChain and LangGraph code. Shearpin watches all of them, and stops two. "
-        + (real if live else scripted)
-    )
-    _write("    agent.invoke(question, config={'callbacks': [ShearpinCallbackHandler(Guard(...))]})")
+    _paragraph(real if live else scripted)
+    _paragraph("Each is called as any other, with a handler that holds its rules:")
+    _write('    agent.invoke(question, config={"callbacks": [ShearpinCallbackHandler(pin)]})')
 
 
 def _announce(number: int, story: Story) -> None:
     _heading(f"{number}/{len(STORIES)}  {story.title}")
     _paragraph(story.text)
-    _write(f"    Guard({', '.join(map(_code, story.rules))})", "")
+    _write(f"    pin = Guard({', '.join(map(_code, story.rules))})", "")
 
 
 def _code(rule: Budget | LoopBreaker) -> str:
@@ -91,16 +91,21 @@ def _code(rule: Budget | LoopBreaker) -> str:
     return f"Budget({', '.join(f'{unit}={limit:.2f}' for unit, limit in rule.limits.items())})"
 
 
-def _conclude(path: Path, played: Sequence[Played], problems: Sequence[str]) -> None:
+def _conclude(path: Path, played: Sequence[Played], problems: Sequence[str], *, live: bool) -> None:
     shown = shlex.quote(str(path))
     command = f"{_command()} show {shown}"
     _heading("Where to look")
-    _write(f"Every prompt, reply, call and decision of these runs is in {shown}", f"    {command} --list")
+    _paragraph(f"The traces, with every prompt, reply, call and decision, are in {shown}:")
+    _write(f"    {command} --list")
     for done in played:
-        if done.story.stopped_by is not None:
-            _write(f"    {command} --trace {done.trace.trace_id[:8]} --full")
+        if done.trace.stop is not None:
+            _write(f"    {command} --trace {done.trace.trace_id[:8]}  # {done.story.name}")
+    _write("")
     for problem in problems:
-        _paragraph(f"NOT AS TOLD: {problem}.", before=True)
+        _paragraph(f"NOT AS TOLD: {problem}.")
+    if not problems:
+        counted = "" if live else "; the model server answered exactly the calls that the traces have"
+        _paragraph(f"Checked: every run ended as told, and none cost more than its budget{counted}.")
 
 
 def _command() -> str:
@@ -122,8 +127,8 @@ def _compare_loop(done: Played, served: int) -> Iterator[str]:
     rows += [(_ending(run), str(run.served), f"${run.usd:.2f}") for run in (limited, unlimited)]
     _paragraph("The same agent without Shearpin, really run, on servers of its own:", before=True)
     _table(rows)
-    if not isinstance(unlimited.ended_by, GraphRecursionError):
-        _paragraph(f"LangGraph's own limit for this agent is {unlimited.limit:,} steps, too late to help.")
+    if unlimited.limit and not isinstance(unlimited.ended_by, GraphRecursionError):
+        _paragraph(f"LangGraph's own limit for this agent, {unlimited.limit:,} steps, was never reached.")
     if not isinstance(limited.ended_by, GraphRecursionError):
         yield f"without Shearpin it should have reached LangGraph's limit, and ended with {limited.ended_by!r}"
     if not served < limited.served <= unlimited.served:
@@ -134,15 +139,15 @@ def _ending(run: Unguarded) -> str:
     if isinstance(run.ended_by, GraphRecursionError):
         return f"LangGraph's recursion_limit={run.limit}"
     if getattr(run.ended_by, "code", None) == "context_length_exceeded":
-        return f"the model, full at {CONTEXT_WINDOW:,} tokens"
+        return f"the server: {MODEL} takes no more than {CONTEXT_WINDOW:,} tokens"
     return type(run.ended_by).__name__
 
 
 def _compare_fan_out(done: Played, served: int) -> Iterator[str]:
     free = play_unguarded(done.story)
     _paragraph(
-        f"The server saw {served} calls; {free.served - served} of the {free.served} were never sent. Without Shearpin, "
-        f"really run, on a server of its own: {free.served} calls, ${free.usd:.2f}.",
+        f"The server saw {served} calls; {free.served - served} of the {free.served} were never sent. The same graph "
+        f"without Shearpin, really run, on a server of its own: {free.served} calls, ${free.usd:.2f}.",
         before=True,
     )
     if not served < free.served:

@@ -1,0 +1,66 @@
+"""What LangGraph adds to LangChain's events, told by its objects' shapes: it is not imported before its user does."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+from shearpin.adapter import is_dict, is_list, register_pass_through
+
+
+def _errors() -> Any:
+    return sys.modules.get("langgraph.errors")
+
+
+def know_langgraph() -> None:
+    """Once LangGraph is there, a stop is also its pass-through exception: its retries and handlers let that by."""
+    if (errors := _errors()) is not None:
+        register_pass_through(errors.GraphBubbleUp)
+
+
+def control_flow(error: BaseException) -> str | None:
+    errors = _errors()
+    if errors is None or not isinstance(error, errors.GraphBubbleUp):
+        return None
+    if isinstance(error, errors.GraphInterrupt):
+        return "interrupt"
+    return "command" if isinstance(error, errors.ParentCommand) else None
+
+
+def takers(error: BaseException) -> str:
+    """Whom a command to the parent graph hands over to: a name, a `Send`, or several; nobody if it only updates."""
+    goto: Any = getattr(error.args[0], "goto", None) or []
+    several: list[Any] = goto if is_list(goto) else [goto]
+    return ", ".join(str(getattr(taker, "node", taker)) for taker in several)
+
+
+def resumes(inputs: object) -> bool:
+    """Does this input continue a paused thread, rather than give it new work?"""
+    return inputs is None or getattr(inputs, "resume", None) is not None
+
+
+def checkpoint_of(metadata: Mapping[str, Any], config: Any = None) -> str | None:
+    """The checkpoint that the starting node was called from; None where the graph saves none.
+
+    LangGraph tells callbacks the thread but not the checkpoint (``metadata["checkpoint_id"]`` is the one a user asked
+    to go on from, for every node after it). It is in the node's config, and that, where it was not handed to us, is
+    a local variable of the function that calls back: no public hook has it.
+    """
+    known: Any = (config or _config_of_caller()).get("configurable") or {}
+    if known.get("__pregel_checkpointer") is None:
+        return None
+    checkpoints: Any = known.get("checkpoint_map") or {}
+    found: str | None = checkpoints.get(str(metadata.get("langgraph_checkpoint_ns") or "").rpartition("|")[0])
+    return found
+
+
+def _config_of_caller() -> dict[str, Any]:
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    while frame is not None:
+        found: object = frame.f_locals.get("config")
+        if is_dict(found) and "checkpoint_map" in (found.get("configurable") or ()):
+            return found
+        frame = frame.f_back
+    return {}
