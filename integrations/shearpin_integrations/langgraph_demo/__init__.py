@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -39,10 +38,9 @@ def main(*, live: bool, out: Path) -> int:
     sys.stdout.write("Four runs of real LangChain and LangGraph code. Shearpin stops two of them.\n")
     sys.stdout.flush()
     try:
-        telling = import_module(f"{__name__}.telling")
+        from shearpin_integrations.langgraph_demo.telling import tell_all
     except ImportError as missing:
         if (missing.name or "").partition(".")[0] not in _FRAMEWORKS:
             raise
         raise MissingIntegrationError(_INSTALL) from missing
-    problems: list[str] = telling.tell_all(live=live, out=out)
-    return 1 if problems else 0
+    return 1 if tell_all(live=live, out=out) else 0
