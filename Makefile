@@ -100,5 +100,5 @@ pins: .tools/stamp
 	@$(pin)/langgraph-floor.txt pyproject.toml --extra langgraph --group langgraph-floor --group test --resolution lowest-direct
 
 clean:
-	rm -rf .venv .tools .tox .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist
+	rm -rf .venv .tools .tox .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist shearpin-demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

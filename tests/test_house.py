@@ -240,7 +240,7 @@ def test_importing_the_whole_core_imports_no_framework():
 # --- what must not be said
 
 MADE = {".git", ".hypothesis", ".import_linter_cache", ".ipynb_checkpoints", ".mypy_cache", ".pytest_cache"}
-MADE |= {".ruff_cache", ".tools", ".tox", ".venv", "__pycache__", "dist"}
+MADE |= {".ruff_cache", ".tools", ".tox", ".venv", "__pycache__", "dist", "shearpin-demo"}
 HOST = re.compile(
     r"\b(?:py(?:pi|thonhosted)|npm(?:js)|(?:ana)?conda)\.(?:org|com|io)\b|/simple/?(?=[\s\"'#]|$)",
     re.MULTILINE,

@@ -366,7 +366,7 @@ class Tree:
             assert isinstance(decision, DecisionSpan)  # noqa: S101 - narrows the type
             decision.rule, decision.verdict, decision.reason = rule, verdict, reason
             decision.touched = touched.span_id if touched else None
-            decision.step = beside.step if beside else self.trace.steps
+            decision.step = min(beside.step, self.trace.steps + 1) if beside else self.trace.steps
             if refused is not None:
                 call = {"kind": refused.kind, "name": refused.name, "input": refused.stored_input}
                 decision.stored_input = call

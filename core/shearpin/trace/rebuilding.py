@@ -107,17 +107,14 @@ class Outline:
         if record.data is None:
             return
         payload = record.data.get(record.kind)
+        if self.trace.status == "paused":  # and goes on
+            self.trace.status, self.trace.ended_ns = "unfinished", None
         if record.kind == "run":
-            self._run(_fields_of_run(payload))
+            _assign(self.trace, _read_run(_fields_of_run(payload)))
         elif record.kind == "finished":
             self._finished(payload)
         if "sums" in record.data:
             _assign(self.trace, _read_sums(record.data["sums"]))
-
-    def _run(self, payload: object) -> None:
-        _assign(self.trace, _read_run(payload))
-        if self.trace.status == "paused":
-            self.trace.status, self.trace.ended_ns = "unfinished", None
 
     def _finished(self, payload: object) -> None:
         record = _read_finished(payload)

@@ -239,16 +239,13 @@ class JSONLinesExporter:
                 return
             written -= len(self._ready.popleft())
 
-    # --- the end of the process -------------------------------------------------------------------------------
-
     def finish(self) -> None:
         """Write what there is, as long as the disk takes it, and do without the thread."""
-        self._thread = None
-        before = -1
-        while not self.flush(patience=_EXIT_SECONDS) and before < self._written:
+        self._thread, before = None, -1
+        while not (done := self.flush(patience=_EXIT_SECONDS)) and before < self._written:
             before = self._written
-        left = len(self._queue) + sum(lines.count(b"\n") for lines in list(self._ready))
-        if left:
+        if not done:
+            left = len(self._queue) + sum(lines.count(b"\n") for lines in list(self._ready))
             _logger.warning("%d records of traces were not written to %s", left, self._file.path)
 
 

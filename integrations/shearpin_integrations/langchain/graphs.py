@@ -45,10 +45,10 @@ def checkpoint_of(metadata: Mapping[str, Any], config: Any = None) -> str | None
     """The checkpoint that the starting node was called from; None where the graph saves none.
 
     LangGraph tells callbacks the thread but not the checkpoint (``metadata["checkpoint_id"]`` is the one a user asked
-    to go on from, for every node after it). It is in the node's config, and that, where it was not handed to us, is
-    a local variable of the function that calls back: no public hook has it.
+    to go on from, for every node after it). It is in the node's config.
     """
-    known: Any = (config or _config_of_caller()).get("configurable") or {}
+    given: dict[str, Any] = config or {}
+    known: Any = given.get("configurable") or _configurable_with("checkpoint_map")
     if known.get("__pregel_checkpointer") is None:
         return None
     checkpoints: Any = known.get("checkpoint_map") or {}
@@ -56,11 +56,19 @@ def checkpoint_of(metadata: Mapping[str, Any], config: Any = None) -> str | None
     return found
 
 
-def _config_of_caller() -> dict[str, Any]:
+def with_own_thread(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """LangGraph before 1.2.3 notes its first thread in the metadata bound to a graph, and tells that ever after."""
+    own = _configurable_with("thread_id").get("thread_id") if "thread_id" in metadata else None
+    return {**metadata, "thread_id": own} if own else metadata
+
+
+def _configurable_with(key: str) -> Mapping[str, Any]:
+    """The ``configurable`` of the config of whoever calls back: a local variable of it, which no public hook has."""
     frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     while frame is not None:
-        found: object = frame.f_locals.get("config")
-        if is_dict(found) and "checkpoint_map" in (found.get("configurable") or ()):
-            return found
+        config: object = frame.f_locals.get("config")
+        known: object = config.get("configurable") if is_dict(config) else None
+        if is_dict(known) and key in known:
+            return known
         frame = frame.f_back
     return {}

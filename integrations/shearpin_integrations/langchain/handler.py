@@ -110,7 +110,9 @@ class ShearpinCallbackHandler(_Handler):
         parent = self._tracker.parent(parent_run_id)
         if parent is None:
             self._open(run_id, name, inputs, facts, tags, role="run")
-        elif facts.get("langgraph_node") == name and any(tag.startswith("graph:step:") for tag in tags or ()):
+        elif facts.get("langgraph_node") == name != "__start__" and any(
+            tag.startswith("graph:step:") for tag in tags or ()
+        ):
             self._start_node(run_id, name, parent, inputs, facts)
         else:
             parent.root.run.check()
@@ -312,7 +314,7 @@ class ShearpinCallbackHandler(_Handler):
             name,
             parent=parent.place.span,
             input=inputs,
-            thread_id=metadata.get("thread_id"),
+            thread_id=root.thread,
             checkpoint_id=checkpoint_of(metadata) if root.thread is not None else None,
             attributes={HOOK: True} if name.endswith(_HOOKS) else {},
         )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shearpin import Guard
-from shearpin_integrations.langchain.graphs import know_langgraph, resumes
+from shearpin_integrations.langchain.graphs import know_langgraph, resumes, with_own_thread
 from shearpin_integrations.langchain.tracking import Root, Tracker, tracker_of
 
 _IDENTITY = ("user_id", "tenant", "team", "organization", "task_type", "version", "env")
@@ -16,6 +16,7 @@ _FRAMEWORK = ("ls_", "lc_", "langgraph_", "session_id", "thread_id", "checkpoint
 def open_root(guard: Guard, name: str, inputs: Any, metadata: Mapping[str, Any], tags: Sequence[str] | None) -> Root:
     """Begin the run of an outermost call, or go on with the one it resumes; may raise the stop of a run around it."""
     know_langgraph()
+    metadata = with_own_thread(metadata)
     label = str(metadata.get("lc_agent_name") or metadata.get("service") or name)
     run = guard.run(label, tags=tags or (), input=inputs, **identity_of(metadata))
     thread = metadata.get("thread_id")
