@@ -81,7 +81,7 @@ def _describe(value: Any) -> object:  # noqa: ANN401 - anything at all
     if hasattr(value, "model_dump") and not isinstance(value, type):  # pydantic, without importing it
         return value.model_dump()
     if isinstance(value, str | int | float):  # subclasses, enums among them
-        return str(value) if isinstance(value, str) else float(value)
+        return str(value) if isinstance(value, str) else int(value) if isinstance(value, int) else float(value)
     return repr(value)[:_REPR]
 
 
