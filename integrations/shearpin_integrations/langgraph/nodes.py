@@ -60,7 +60,6 @@ def _guarded(node: Any, guard: Guard, name: str | None) -> Any:
     @functools.wraps(node)
     def call(*args: Any, **kwargs: Any) -> Any:
         args = _mended(args)
-        args = _mended(args)
         with _node(guard, label, args[0] if args else None, kwargs.get("config")) as outcome:
             return outcome(node(*args, **kwargs))
 
