@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import shearpin
 from shearpin.errors import MissingIntegrationError, ShearpinError, TraceFormatError
@@ -21,6 +22,11 @@ from shearpin.view.text import clean
 
 CANNOT = 2
 INTERRUPTED = 130
+
+
+class _Parser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(clean(message))  # it quotes names of files, which a shell's * takes from anyone
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser("shearpin", description="Stops LLM agents that run away, and shows why.")
+    parser = _Parser("shearpin", description="Stops LLM agents that run away, and shows why.")
     parser.add_argument("--version", action="version", version=f"shearpin {shearpin.__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
     for command in COMMANDS:
@@ -120,7 +126,6 @@ def _whole_id(path: Path, beginning: str) -> str:
 # --- demo ----------------------------------------------------------------------------------------------
 
 _DEMO = "shearpin_integrations.langgraph_demo"
-_FRAMEWORKS = ("langchain", "langchain_core", "langchain_openai", "langgraph")
 
 
 def _demo_arguments(parser: ArgumentParser) -> None:
@@ -134,18 +139,11 @@ def _demo(arguments: Namespace) -> int:
     try:
         demo = importlib.import_module(_DEMO)
     except ModuleNotFoundError as missing:
-        raise _without_demo(missing) from missing
+        if missing.name not in (_DEMO, _DEMO.partition(".")[0]):
+            raise
+        raise ShearpinError(f"this installation has no demo: there is no module {_DEMO}") from missing
     code: int = demo.main(live=arguments.live, out=arguments.out)
     return code
-
-
-def _without_demo(missing: ModuleNotFoundError) -> Exception:
-    package = (missing.name or "").partition(".")[0]
-    if package in _FRAMEWORKS:
-        return MissingIntegrationError("pip install 'shearpin[langgraph]'")
-    if missing.name in (_DEMO, _DEMO.partition(".")[0]):
-        return ShearpinError(f"this installation has no demo: there is no module {_DEMO}")
-    return missing
 
 
 COMMANDS: tuple[Command, ...] = (

@@ -16,7 +16,8 @@ from shearpin.rules.prices import PriceBook
 from shearpin.rules.protocol import Rule
 from shearpin.runs.calls import LLMCall, ToolCall
 from shearpin.runs.run import Run
-from shearpin.runs.tree import Settings, Tree
+from shearpin.runs.settings import Settings
+from shearpin.runs.tree import Tree
 from shearpin.runs.wrapping import wrap
 from shearpin.trace import Identity, Trace
 from shearpin.trace.ambient import place_of

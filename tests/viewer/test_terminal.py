@@ -82,7 +82,7 @@ def looping(steps: int, step_spans: bool = True) -> Recording:
     for number in range(1, steps + 1):
         parent = run.add("step", f"step {number}", run.root, step=number) if step_spans else run.root
         run.llm(parent, usage=usage(), step=number, ms=100)
-        run.tool(parent, result="nothing", step=number)
+        run.tool(parent, result=f"nothing on page {number}", step=number)
         if step_spans:
             parent.end_ns = run.now
     return run
@@ -151,7 +151,7 @@ def test_a_run_that_never_ended_is_shown_as_far_as_it_went():
 
 
 def test_a_run_without_spans_is_only_a_header():
-    assert render(Trace("1", "empty")).count("\n") == 3
+    assert render(Trace("1", "empty", status="ok")).count("\n") == 3
 
 
 # --- what a row tells
@@ -226,6 +226,29 @@ def test_an_error_stands_below_its_call():
     assert shown[number + 1].strip() == "✗ HTTP 504 · TimeoutError: no answer"
 
 
+def test_a_long_error_is_told_on_three_lines():
+    run = Recording()
+    run.tool(status="error", error=SpanError("TimeoutError", "東京 does not answer " * 20))
+    run.tool(name="other")
+
+    shown = render(run.end(), width=60).splitlines()
+    below = [line for line in shown if "answer" in line]
+
+    assert below[0].startswith("│    ✗ TimeoutError: 東京 does not answer ")
+    assert [line[:5] for line in below] == ["│    "] * 3
+    assert below[2].endswith("not …")
+    assert "\x1b[1;31m✗ TimeoutError: \x1b[0m\x1b[31m東京" in render(run.trace, width=60, color=True)
+
+
+def test_no_half_of_an_amount_is_told():
+    reason = "the budget of $0.03 does not fit llm gpt-4o: it may need $0.006045"
+    trace = Recording().stop(reason, {"kind": "llm", "name": "gpt-4o"})
+
+    told = {lines_with("the budget", trace, width=width)[0].strip() for width in range(64, 76)}
+
+    assert told == {reason, "the budget of $0.03 does not fit llm gpt-4o: it may need …"}
+
+
 def test_an_error_that_passed_through_is_told_once():
     run = Recording()
     error = SpanError("ValueError", "no such account")
@@ -267,6 +290,18 @@ def test_steps_are_numbered_in_the_margin():
     margins = [line[:4] for line in render(looping(2, step_spans=False).end()).splitlines() if "─ " in line]
 
     assert margins == ["  1 ", "    ", "  2 ", "    "]
+
+
+def test_a_parent_is_at_the_first_step_in_it():
+    run = Recording()
+    run.tool(name="open")
+    node = run.add("node", "review", run.root, step=3)
+    for step in (2, 3):
+        run.llm(node, step=step)
+
+    margins = [line[:4] for line in render(run.end()).splitlines() if "─ " in line]
+
+    assert margins == ["    ", "  2 ", "    ", "  3 "]
 
 
 def test_steps_that_are_spans_need_no_margin():
@@ -376,7 +411,7 @@ def test_a_stop_tells_what_was_refused_why_where_and_what_was_spent():
     assert shown.partition("┃")[2].splitlines() == [
         "  ✋ STOPPED by Budget",
         "┃ why      the budget of $0.01 is used up",
-        "┃ refused  tool refund(order=4711)",
+        "┃ refused  tool refund(order=4711), which would have been tool call 1",
         "┃ where    support / billing · step 2",
         "┃ spent    $0.0073 · 1 model call · 0 tool calls · 2,523 tokens in → 98 out",
     ]
@@ -388,6 +423,89 @@ def test_the_reason_of_a_stop_is_never_cut():
     told = "".join(line[11:] for line in lines_with("┃", Recording().stop(reason), width=40))
 
     assert reason.replace(" ", "") in told.replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        ({"kind": "llm", "name": "gpt-4o", "input": None}, "llm gpt-4o, which would have been model call 3"),
+        ({"kind": "tool", "name": "pay", "input": None}, "tool pay(), which would have been tool call 2"),
+        ({"kind": "handoff", "name": "billing"}, "handoff billing"),
+    ],
+)
+def test_a_stop_tells_which_call_it_would_have_been(call, told):
+    run = Recording()
+    run.llm()
+    run.llm()
+    run.tool()
+
+    assert line_with("┃ refused", run.stop("enough", call)) == f"┃ refused  {told}"
+
+
+def test_a_stop_is_told_where_it_happened_and_not_by_what_it_passed_through():
+    run = Recording()
+    passed = {"status": "stopped", "error": SpanError("BudgetExceededError", "run stopped: no money left")}
+    run.root.error = passed["error"]
+    node = run.add("node", "tools", run.root, **passed)
+    agent = run.add("agent", "booker", node, **passed)
+
+    shown = render(run.stop("no money left", {"kind": "llm", "name": "gpt-4o"}, agent))
+
+    assert shown.count("no money left") == 2
+    assert re.findall(r"─ (.*?) *(?: \d ms)?$", shown, re.MULTILINE) == [
+        "node tools",
+        "agent booker",
+        " ✋ STOP  Budget refused llm gpt-4o",
+    ]
+
+
+def test_a_stop_that_came_from_another_run_is_told_by_its_error():
+    run = Recording()
+    error = SpanError("RunStoppedError", "run stopped: by its parent")
+    run.add("node", "tools", run.root, status="stopped", error=error)
+
+    assert len(lines_with("✗ RunStoppedError: run stopped: by its parent", run.end("stopped"))) == 1
+
+
+def fan_out(before: int, after: int) -> Trace:
+    """So many branches that made their call, one that was stopped before it, and so many that were cut off."""
+    run = Recording("contract")
+    for number in range(before):
+        run.llm(run.add("node", f"review_{number}", run.root), usage=usage())
+    error = SpanError("BudgetExceededError", "run stopped: no money left")
+    nodes = [run.add("node", "review", run.root, 5, status="stopped", error=error) for _ in range(after + 1)]
+    return run.stop("no money left", {"kind": "llm", "name": "gpt-4o"}, nodes[after // 2])
+
+
+@pytest.mark.parametrize("before", [2, 6, 30])
+def test_siblings_that_were_stopped_before_they_did_anything_are_told_in_one_line(before):
+    shown = render(fan_out(before, 13)).splitlines()
+
+    (number,) = [
+        number for number, line in enumerate(shown) if "13 more nodes, stopped before their first call" in line
+    ]
+    assert shown[number].startswith("└─ … 13")
+    assert len([line for line in shown if "node review " in line]) == 1
+    assert not [line for line in shown if "✗" in line]
+
+
+def test_all_of_them_are_told_when_all_is_asked_for():
+    assert len(lines_with("node review stopped", fan_out(2, 13), full=True)) == 13
+
+
+def test_one_sibling_that_was_stopped_before_it_did_anything_says_so_itself():
+    assert len(lines_with("node review stopped", fan_out(2, 1))) == 1
+
+
+def test_siblings_that_were_stopped_after_a_call_are_shown_with_it():
+    trace = fan_out(2, 13)
+    cut_off = [span for span in trace.spans if span.name == "review"][-1]
+    trace.spans.append(
+        new_span("tool", span_id="t", parent_id=cut_off.span_id, name="read", start_ns=cut_off.start_ns, status="ok")
+    )
+
+    assert len(lines_with("node review stopped", trace)) == 1
+    assert "… 12 more nodes, stopped before their first call" in render(trace)
 
 
 def test_a_stop_is_told_also_of_a_run_whose_process_died_then():
@@ -420,6 +538,20 @@ def test_a_failure_tells_its_error_and_where_it_began():
         "┃ ✗ FAILED",
         "┃ why      OperationalError: database is locked",
         "┃ where    support / ledger / post · step 2",
+        "┃ spent    $0.00 · 0 model calls · 1 tool call · 0 tokens in → 0 out",
+    ]
+
+
+def test_an_unfinished_run_tells_why_that_may_be_and_how_far_it_came():
+    run = Recording()
+    call = run.tool(run.add("node", "plan", run.root, step=2), "fetch", status="unfinished", step=2)
+    run.root.end_ns = call.end_ns = None
+
+    assert lines_with("┃", run.trace) == [
+        "┃ ◌ UNFINISHED",
+        "┃ why      its end was never recorded: it is still running, or its process was killed",
+        "┃ where    support / plan / fetch · step 2",
+        "┃ spent    $0.00 · 0 model calls · 1 tool call · 0 tokens in → 0 out",
     ]
 
 
@@ -482,6 +614,73 @@ def test_a_fold_counts_the_errors_in_it():
     assert "… 51 more steps · 51 errors" in render(run.end())
 
 
+def polling(times: int, **fields) -> Recording:
+    run = Recording("poller")
+    for _ in range(times):
+        run.tool(name="status", arguments={"id": 7}, result="pending", **fields)
+    return run
+
+
+def test_repeated_calls_are_told_in_one_line():
+    run = polling(9)
+    run.tool(name="status", arguments={"id": 7}, result="done")
+
+    assert [line[3:].split("  ")[0] for line in lines_with("─ ", run.end())] == [
+        'tool status(id=7) → "pending"',
+        "… 8 more tool calls that look the same",
+        'tool status(id=7) → "done"',
+    ]
+    assert line_with("more", run.end()).endswith("800 ms")
+
+
+def test_repeated_calls_of_one_step_are_told_in_one_line():
+    run = polling(1, step=1)
+    for retry in range(6):
+        error = SpanError("TimeoutError", "no answer")
+        run.tool(name="pay", status="error", error=error, retry=retry, step=2)
+
+    assert "… 5 more tool calls that look the same · 5 errors" in render(run.end())
+
+
+def test_repeated_steps_are_told_in_one_line():
+    run = Recording()
+    for step in range(1, 6):
+        run.llm(tool_calls=[{"name": "status"}], usage=usage(), step=step)
+        run.tool(name="status", result="pending", step=step)
+
+    assert "100 →  10" in line_with("llm", run.end())
+    assert line_with("4 more steps that look the same", run.end()).endswith("400 →  40  $0.01    3.60 s")
+
+
+def test_three_times_the_same_is_shown():
+    assert "more" not in render(polling(3).end())
+
+
+def test_the_same_answer_to_another_question_is_another_call():
+    run = Recording()
+    for number in range(9):
+        run.llm(reply="yes", stored_input=[{"role": "user", "content": f"is {number} a number?"}])
+
+    assert len(lines_with("llm", run.end())) == 9
+
+
+def test_a_stop_is_not_taken_for_a_repetition():
+    run = Recording()
+    for _ in range(9):
+        run.decide("stop", "no money", facts={"observed": True})
+
+    assert len(lines_with("✋ would stop", run.end())) == 9
+
+
+def test_a_step_of_many_calls_is_folded_too():
+    run = Recording()
+    for number in range(300):
+        run.tool(arguments={"page": number}, step=1)
+    run.llm(step=2)
+
+    assert "… 292 more tool calls" in render(run.end())
+
+
 # --- broken, hostile and huge traces
 
 
@@ -489,7 +688,7 @@ def test_a_fold_counts_the_errors_in_it():
 def test_every_span_is_shown_once_whatever_its_parent(parents):
     spans = [new_span("tool", span_id=i, parent_id=p, name=f"t_{i}") for i, p in zip("abc", parents, strict=True)]
 
-    shown = render(Trace("1", "run", spans=spans))
+    shown = render(Trace("1", "run", status="ok", spans=spans))
 
     assert [shown.count(f"t_{name}") for name in "abc"] == [1, 1, 1]
 
@@ -497,7 +696,7 @@ def test_every_span_is_shown_once_whatever_its_parent(parents):
 def test_spans_with_the_same_id_are_shown_once_each():
     spans = [new_span("tool", span_id="a", parent_id="a", name=f"t_{number}") for number in range(9)]
 
-    assert render(Trace("1", "run", spans=spans)).count("t_") == 9
+    assert render(Trace("1", "run", status="ok", spans=spans)).count("t_") == 9
 
 
 def test_a_decision_may_touch_its_own_parent_or_nothing_known():
@@ -605,6 +804,9 @@ def test_colours_are_the_only_escapes(trace):
         ("❤️ 👩‍🚀", "❤ 👩🚀"),
         ("e" + "\u0323" * 5, "ẹ" + "\u0323" * 3 + r"\u0323"),
         ("\u0301", r"\u0301"),
+        ("👍🏽", "👍"),
+        ("a\u1161\u11a8b", r"a\u1161\u11a8b"),
+        ("\u1112\u1161\u11ab", "한"),
     ],
 )
 def test_what_cannot_be_seen_is_spelled_out(text, shown):
@@ -714,7 +916,7 @@ def test_a_terminal_that_cannot_draw_gets_ascii(encoding):
 def test_columns_go_where_there_is_no_room_for_them():
     trace = looping(1).end()
 
-    assert "→" in line_with("time", trace, width=72)
+    assert line_with("time", trace, width=72).split() == ["tokens", "in", "→", "out", "cost", "time"]
     assert line_with("time", trace, width=50).split() == ["cost", "time"]
     assert line_with("time", trace, width=30).split() == ["time"]
 

@@ -59,6 +59,7 @@ _EMPTY = frozenset(words("no not none nothing null nil empty missing without zer
 _STATUS = re.compile(
     r"^\W*[45]\d\d\W*$|\b(http|status|code)\W{1,4}[45]\d\d\b|\bexit\w*( with)?( code| status)?\W{1,3}[1-9]"
 )
+_STATUS_WORDS = frozenset(words("http status code"))
 _NO_SUCH = frozenset(words("tool function command valid"))
 _NO_HITS = re.compile(r"\b0 [a-z]|\b(total|count|hits|results|found|matches|size|length)\W{1,4}0\b")
 _FINE = re.compile(
@@ -94,6 +95,8 @@ _TRACKING = re.compile(
     r"\b(request|req|trace|span|correlation)[ _-]?id\W+[\w-]+|"
     rf"\b(took|latency|(response|query)[ _]time)(_\w+)?\W+[\d.]+|{_LASTED}"
 )
+_TRACKED = ("req", "trace", "span", "correlation", "took", "latency", "response", "query")
+_MEASURED = re.compile(r"\d\.\d").search
 _FRESH = re.compile(
     rf"{_CLOCK.pattern}|\b\d\d:\d\d:\d\d([.,]\d+)?\b|\b[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}\b|#\d+\b|"
     rf"\b\d+ times\b|{_LASTED}"
@@ -116,8 +119,8 @@ def read_answer(call: Call) -> Answer | None:
     if span.status in ("cancelled", "paused", "stopped"):
         return None
     if isinstance(span, LLMSpan):
-        text = " ".join((span.reply or "").lower().split())
-        return None if span.error or span.tool_calls or not text else _plain(_length(text), text)
+        text = "" if span.error or span.tool_calls else " ".join((span.reply or "").lower().split())
+        return _plain(_length(text), text) if text else None
     if call.manner.quiet:
         return Answer(Tells.NOTHING, 0, 0)
     if span.error is not None:
@@ -137,24 +140,28 @@ def _judge(text: str, call: Call) -> Answer:
     short = len(text) <= _SHORT
     if short and "output" in text and _SILENT.search(text):
         return _plain(Tells.NOTHING, text)
-    failure = _failing(text[:_SHORT])
+    head = text[:_SHORT]
+    found = words(head)
+    failure = _failing(head, found)
     if failure is Tells.ERROR or (failure is Tells.EMPTY and short):
         return _failure(failure, text, call)
-    return _plain(Tells.NOTHING if short and _acknowledges(text, call) else _length(text), text)
+    return _plain(Tells.NOTHING if short and _acknowledges(found, call) else _length(text), text)
 
 
-def _failing(head: str) -> Tells | None:
-    for _ in range(2):
-        found = words(head)
-        empty = _finds_nothing(head, found)
-        error = "error" in head or "exception" in head or not (_ERROR | _NO_SUCH if empty else _ERROR).isdisjoint(found)
-        if not error and not empty:
-            return Tells.ERROR if _digit(head) and _STATUS.search(head) else None
-        rest = _FINE.sub("fine", head)
-        if rest == head:
-            return Tells.ERROR if error else Tells.EMPTY
-        head = rest  # "no errors" is no error: look at what else it says
-    return None
+def _failing(head: str, found: list[str]) -> Tells | None:
+    empty = _finds_nothing(head, found)
+    error = "error" in head or "exception" in head or not (_ERROR | _NO_SUCH if empty else _ERROR).isdisjoint(found)
+    if not error and not empty:
+        return Tells.ERROR if _tells_status(head, found) else None
+    rest = _FINE.sub("fine", head)
+    if rest == head:
+        return Tells.ERROR if error else Tells.EMPTY
+    return _failing(rest, words(rest))  # "no errors" is no error: look at what else it says
+
+
+def _tells_status(head: str, found: list[str]) -> bool:
+    usual = len(found) > 1 and "exit" not in head and _STATUS_WORDS.isdisjoint(found)
+    return not usual and _STATUS.search(head) is not None
 
 
 def _finds_nothing(head: str, found: list[str]) -> bool:
@@ -163,9 +170,8 @@ def _finds_nothing(head: str, found: list[str]) -> bool:
     return "[]" in head or "{}" in head or ("0" in found and _NO_HITS.search(head) is not None)
 
 
-def _acknowledges(text: str, call: Call) -> bool:
+def _acknowledges(found: list[str], call: Call) -> bool:
     """It says that it is done, that it did what the tool is called (`turn`: "turned"), or nothing in words."""
-    found = words(text)
     return (
         not found
         or not _DONE.isdisjoint(found)
@@ -197,8 +203,12 @@ def _plain(tells: Tells, text: str) -> Answer:
         label = _READING.search(text, max(0, found.start() - _LABEL), found.start())
         return " " if label else found[0]
 
-    rest = _CLOCK.sub(reading, text) if _digit(text) else text
-    if rest != text and _TIME_TALK.issuperset(words(rest)):
-        rest = text
-    digest = hash(_TRACKING.sub(" ", rest) if _digit(rest) else rest)
+    rest = text
+    if _digit(text):
+        rest = _CLOCK.sub(reading, text)
+        if rest != text and _TIME_TALK.issuperset(words(rest)):
+            rest = text
+    if _digit(rest) and (_MEASURED(rest) or any(word in rest for word in _TRACKED)):
+        rest = _TRACKING.sub(" ", rest)
+    digest = hash(rest)
     return Answer(tells, digest, digest)

@@ -10,30 +10,26 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Literal
 
 from shearpin.errors import BudgetExceededError, amount
-from shearpin.rules import tokens
+from shearpin.rules.expecting import MONEY_AND_TOKENS, Amounts, Need, amounts
 from shearpin.rules.prices import Price, parse_price
 from shearpin.rules.protocol import Notice, Scene
 from shearpin.trace import LLMSpan, Span, Usage
 from shearpin.trace.model import KINDS, Kind
-from shearpin.trace.plain import Plain
 
-MONEY_AND_TOKENS = ("usd", "tokens", "input_tokens", "output_tokens")
 COUNTS = ("llm_calls", "tool_calls", "steps")
 UNITS = (*MONEY_AND_TOKENS, *COUNTS, "seconds")
 
-_COUNTED_KIND = {"llm": "llm_calls", "tool": "tool_calls"}
-_USES: Mapping[str, Sequence[str]] = {
-    "llm": (*MONEY_AND_TOKENS, "llm_calls", "steps", "seconds"),
-    "embedding": (*MONEY_AND_TOKENS, "seconds"),
+_TIME = ("seconds",)
+_COUNTED: Mapping[str, Sequence[str]] = {
+    "llm": ("llm_calls", "steps", "seconds"),
     "tool": ("tool_calls", "steps", "seconds"),
     "node": ("steps", "seconds"),
     "step": ("steps", "seconds"),
 }
-_TIME = ("seconds",)
-"""What a span of a kind can use up."""
+"""What a span of a kind uses up, beside what has to be estimated; other kinds take time only."""
 _ROUNDING = 1e-12
 """Dollars below any price of a token: three times a third of a limit must fit that limit."""
 
@@ -112,80 +108,54 @@ def _require(condition: bool, what: str, wanted: str) -> None:
 
 
 @dataclass(slots=True)
-class Amounts:
-    """What a call needs, holds or has used, in the units that are estimated."""
-
-    usd: float | None = 0.0
-    tokens: float = 0
-    input_tokens: float = 0
-    output_tokens: float = 0
-
-    def of(self, unit: str) -> float:
-        """The amount in one unit; a cost nobody knows counts nothing."""
-        value: float | None = getattr(self, unit)
-        return value or 0.0
-
-    def at_least(self, other: Amounts) -> Amounts:
-        """The larger of the two, unit by unit."""
-        return Amounts(*(max(self.of(unit), other.of(unit)) for unit in MONEY_AND_TOKENS))
-
-    def add(self, other: Amounts) -> None:
-        """Count `other` in."""
-        self.usd = self.of("usd") + other.of("usd")
-        self.tokens += other.tokens
-        self.input_tokens += other.input_tokens
-        self.output_tokens += other.output_tokens
-
-
-def _amounts(usage: Usage, usd: float | None) -> Amounts:
-    return Amounts(usd, usage.total_tokens, usage.input_tokens, usage.output_tokens)
-
-
-@dataclass(slots=True)
 class BudgetWatch:
     """One budget over one run tree. Every method is called under the tree's lock."""
 
     rule: Budget
     scene: Scene
-    settled: Amounts = field(default_factory=Amounts)
-    held: dict[str, Amounts] = field(default_factory=dict[str, Amounts])
+    settled: Amounts = field(init=False)
+    held: dict[str, Need] = field(default_factory=dict[str, "Need"])
     limits: dict[str, float] = field(init=False)
     warn: dict[str, float] = field(init=False)
-    units: dict[Kind, list[str]] = field(init=False)
+    estimated: list[str] = field(init=False)
+    """The limited units that a model call needs an estimate for."""
+    counted: dict[Kind, list[str]] = field(init=False)
+    """The other limited units that spans of a kind use up."""
+    asked: Need | None = None
+    """The need of the call that was checked last: its admission comes next, or another check."""
 
     def __post_init__(self) -> None:
         usage = self.scene.trace.usage  # not zero where a paused run goes on in another process
-        self.settled = _amounts(usage, usage.cost_usd)
+        self.settled = amounts(usage, usage.cost_usd)
         self.limits = self.rule.limits
-        self.units = {kind: [unit for unit in self.limits if unit in _USES.get(kind, _TIME)] for kind in KINDS}
+        self.estimated = [unit for unit in self.limits if unit in MONEY_AND_TOKENS]
+        others = [unit for unit in self.limits if unit not in MONEY_AND_TOKENS]
+        self.counted = {kind: [unit for unit in others if unit in _COUNTED.get(kind, _TIME)] for kind in KINDS}
         self.warn = {unit: limit * self.rule.warn_at for unit, limit in self.limits.items()}
 
     # --- the four moments of an action ----------------------------------------------------------------------------
 
     def check(self, span: Span) -> BudgetExceededError | None:
-        need = self._need(span)
-        if need is not None and need.usd is None and self.rule.usd is not None and self.rule.unknown_price == "deny":
-            return self._error("usd", self.rule.usd, span, estimate=None)
-        for unit in self.units[span.kind]:
-            limit, wanted = self.limits[unit], self._wanted(unit, span, need)
-            if wanted is None:
-                continue
-            free = limit - self.spent(unit)
-            if wanted + self._held(unit) > free + _ROUNDING:
-                return self._error(unit, limit, span, wanted, in_flight=wanted <= free + _ROUNDING)
+        if self.estimated and isinstance(span, LLMSpan) and (error := self._check_estimate(span)) is not None:
+            return error
+        for unit in self.counted[span.kind]:
+            wanted = self._wanted(unit, span)
+            if wanted and (error := self._refusal(unit, span, wanted)) is not None:
+                return error
         return None
 
     def admit(self, span: Span) -> Iterable[Notice]:
-        need = self._need(span)
-        if need is not None:
-            self.held[span.span_id] = need
-        return self._warnings(span) if self.units[span.kind] else ()
+        if self.estimated and isinstance(span, LLMSpan):
+            self.held[span.span_id] = self._need(span)
+        return self._warnings(self.counted[span.kind])
 
     def settle(self, span: Span) -> Iterable[Notice]:
-        held = self.held.pop(span.span_id, None)
-        if held is not None and isinstance(span, LLMSpan) and span.usage is not None:
-            self.settled.add(self._used(span, span.usage, held))
-        return self._warnings(span) if self.units[span.kind] else ()
+        notices = self._warnings(self.counted[span.kind])
+        need = self.held.pop(span.span_id, None)
+        if need is None or need.span.usage is None:
+            return notices
+        self.settled.add(self._used(need, need.span.usage))
+        return [*notices, *self._warnings(self.estimated)]
 
     def release(self, span: Span) -> None:
         self.held.pop(span.span_id, None)
@@ -204,60 +174,84 @@ class BudgetWatch:
 
     def patience(self, span: Span, stuck: Collection[str]) -> float:
         """How many seconds waiting may help: 0 when what is in the way cannot end before this call does."""
-        need = self._need(span)
-        for unit, limit in self.limits.items():
-            wanted = self._wanted(unit, span, need)
-            blocked = sum(held.of(unit) for owner, held in self.held.items() if owner in stuck)
-            if wanted is not None and wanted + blocked > limit - self.spent(unit) + _ROUNDING:
+        wanted = {unit: self._wanted(unit, span) for unit in self.counted[span.kind]}
+        if isinstance(span, LLMSpan):
+            wanted |= {unit: self._need(span).exact.of(unit) for unit in self.estimated}
+        for unit, needed in wanted.items():
+            blocked = self._held(unit, stuck) if unit in MONEY_AND_TOKENS else 0.0
+            if needed is not None and needed + blocked > self.limits[unit] - self.spent(unit) + _ROUNDING:
                 return 0.0
         return self.rule.wait_seconds
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _need(self, span: Span) -> Amounts | None:
-        """What a model call is expected to use; None for other spans. A cost of None: no price is known."""
-        if not isinstance(span, LLMSpan):
+    def _check_estimate(self, span: LLMSpan) -> BudgetExceededError | None:
+        need = self._need(span)
+        usd = self.rule.usd
+        if usd is not None and need.price is None and self.rule.unknown_price == "deny":
+            return self._error("usd", usd, span, estimate=None)
+        if self._surely_fits(need):
             return None
-        expected = self._expected(span)
-        price = self._price(span) if self.rule.usd is not None else None
-        return _amounts(expected, price.cost(expected) if price else None)
+        errors = (self._refusal(unit, span, need.exact.of(unit)) for unit in self.estimated)
+        return next((error for error in errors if error is not None), None)
 
-    def _expected(self, span: LLMSpan) -> Usage:
-        sent = estimate_input(span)
+    def _surely_fits(self, need: Need) -> bool:
+        """Would even the most that this call and those in flight may need fit every limit? Then no estimate is made."""
+        needs = [need, *self.held.values()]
+        return all(
+            sum([other.most.of(unit) for other in needs]) <= self.limits[unit] - self.settled.of(unit)
+            for unit in self.estimated
+        )
+
+    def _refusal(self, unit: str, span: Span, wanted: float) -> BudgetExceededError | None:
+        limit = self.limits[unit]
+        free = limit - self.spent(unit) + _ROUNDING
+        if wanted + self._held(unit) <= free:
+            return None
+        return self._error(unit, limit, span, wanted, in_flight=wanted <= free)
+
+    def _need(self, span: LLMSpan) -> Need:
+        """What a model call is expected to use."""
+        if self.asked is None or self.asked.span is not span:
+            price = self._price(span) if self.rule.usd is not None else None
+            self.asked = Need(span, self._expected_output(span), price)
+        return self.asked
+
+    def _expected_output(self, span: LLMSpan) -> int:
         if span.kind == "embedding":
-            return Usage(input_tokens=sent)
+            return 0
         expected = self.rule.expected_output_tokens
         if self.rule.reserve == "max":
             limit = self.scene.prices.limits(span.request_model or "", span.provider).max_output_tokens
             expected = limit or expected
-        return Usage(input_tokens=sent, output_tokens=expected if span.max_tokens is None else span.max_tokens)
+        return expected if span.max_tokens is None else span.max_tokens
 
     def _price(self, span: LLMSpan) -> Price | None:
         return self.scene.prices.find(span.request_model or "", span.provider) or self.rule.fallback_price
 
-    def _used(self, span: LLMSpan, usage: Usage, held: Amounts) -> Amounts:
-        cost = usage.cost_usd
+    def _used(self, need: Need, usage: Usage) -> Amounts:
+        span, cost = need.span, usage.cost_usd
         if cost is None and self.rule.fallback_price is not None:
             cost = self.rule.fallback_price.cost(usage)
-        used = _amounts(usage, cost)
+        used = amounts(usage, cost)
         cut = span.status != "ok" and (span.reply or span.tool_calls)
         # Nobody told what the call used: never charge less than was held, unless it was seen to be cut short.
-        return used.at_least(held) if span.usage_estimated and not cut else used
+        return used.at_least(need.exact) if span.usage_estimated and not cut else used
 
-    def _wanted(self, unit: str, span: Span, need: Amounts | None) -> float | None:
-        """How much of `unit` this span would take; None when it takes none and so cannot be refused for it."""
+    def _wanted(self, unit: str, span: Span) -> float | None:
+        """How much of a counted `unit` this span would take; None when it takes none, and so cannot be refused."""
         if unit == "seconds":
             return _ROUNDING * 2  # any time at all: refused once the limit is reached
         if unit == "steps":
             return 1.0 if span.step > self.scene.trace.steps else None
-        if unit in COUNTS:
-            return 1.0 if _COUNTED_KIND.get(span.kind) == unit else None
-        return None if need is None else need.of(unit)
+        return 1.0
 
-    def _held(self, unit: str) -> float:
+    def _held(self, unit: str, by: Collection[str] | None = None) -> float:
+        """What calls in flight hold; of the spans `by` if given."""
         if unit == "steps":
             return float(self.scene.steps_in_flight())
-        return sum(held.of(unit) for held in self.held.values()) if unit in MONEY_AND_TOKENS else 0.0
+        needs = self.held.items() if unit in MONEY_AND_TOKENS else ()
+        return sum(need.exact.of(unit) for owner, need in needs if by is None or owner in by)
 
     def _error(
         self, unit: str, limit: float, span: Span, estimate: float | None = 0.0, *, in_flight: bool = False
@@ -274,13 +268,9 @@ class BudgetWatch:
             subject=f"{span.kind} {span.name}",
         )
 
-    def _warnings(self, span: Span) -> Iterable[Notice]:
+    def _warnings(self, units: Sequence[str]) -> Sequence[Notice]:
         warn = self.warn
-        due = [
-            unit
-            for unit in self.units[span.kind]
-            if unit in warn and (spent := self.spent(unit)) >= warn[unit] and spent
-        ]
+        due = [unit for unit in units if unit in warn and (spent := self.spent(unit)) >= warn[unit] and spent]
         return [self._warning(unit) for unit in due]
 
     def _warning(self, unit: str) -> Notice:
@@ -288,23 +278,3 @@ class BudgetWatch:
         limit, spent = self.limits[unit], self.spent(unit)
         facts = {"unit": unit, "limit": limit, "spent": spent, "share": spent / limit if limit else 1.0}
         return Notice(f"{facts['share']:.0%} of the budget of {amount(limit, unit)} is used", facts)
-
-
-def estimate_input(span: LLMSpan) -> int:
-    """Tokens a call is expected to send: its messages (each measured once in a run) and its tool definitions."""
-    sent = tokens.REPLY_OVERHEAD
-    if span.stored_input is not None:
-        sent += span.stored_input.total(_measure)
-    if span.stored_tools is not None:
-        sent += span.stored_tools.total(_measure_tool)
-    return sent
-
-
-def _measure(message: Plain) -> int:
-    if isinstance(message, dict):
-        return tokens.estimate_message(cast("dict[str, object]", message))
-    return tokens.estimate_text(message if isinstance(message, str) else repr(message))
-
-
-def _measure_tool(tool: dict[str, object]) -> int:
-    return tokens.estimate_tools([tool])

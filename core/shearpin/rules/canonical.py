@@ -80,7 +80,7 @@ class Call:
     def keys(self) -> Keys:
         """Its key on each rung."""
         if self._keys is None:
-            self._keys = _keys_of(self.span.input)
+            self._keys = _keys_of_prompt(self.span.stored_input) if self.manner.model else _keys_of(self.span.input)
         return self._keys
 
     @property
@@ -103,7 +103,7 @@ def read_call(span: Span) -> Call | None:
         name = f"{way.get('from')} -> {way.get('to')}" if is_dict(way) else span.name
         return Call(span, name, _HANDOFF, _THE_SAME)
     if span.kind == "llm":
-        return Call(span, "", _MODEL, _keys_of_prompt(span.stored_input))
+        return Call(span, "", _MODEL)
     return None
 
 

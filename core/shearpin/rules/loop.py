@@ -202,10 +202,10 @@ class LoopWatch:
 
     def _repetitive(self, past: list[_Known]) -> bool:
         """Has any answer come often enough for any rung? Most calls need no closer look."""
-        if len(past) < self._threshold:
+        answers = [known.answer.echoless for known in past]
+        if len(answers) - len(set(answers)) + 1 < self._threshold:
             return False
-        counts = Counter(known.answer.echoless for known in past)
-        return max(counts.values()) >= self._threshold
+        return max(Counter(answers).values()) >= self._threshold
 
     def _suffices(self, rung: Rung, call: Call, streak: Sequence[_Known]) -> bool:
         answer = streak[-1].answer

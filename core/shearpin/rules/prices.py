@@ -46,6 +46,13 @@ class Price:
     version: str
     rates: Mapping[str, Rate] = field(repr=False)
     per_request: float = 0.0
+    flat: tuple[float, float] | None = field(init=False, repr=False, compare=False)
+    """USD for a token of plain input and of plain output, where no tier and no detail changes that."""
+
+    def __post_init__(self) -> None:
+        sent, made = self.rates["input"], self.rates["output"]
+        single = len(sent) == len(made) == 1
+        object.__setattr__(self, "flat", (sent[0][1], made[0][1]) if single else None)
 
     def cost(self, usage: Usage) -> float:
         """USD for `usage`. Never raises: negative counts are none, and counts that contradict others earn no discount.
@@ -53,7 +60,11 @@ class Price:
         A prompt above a tier's threshold costs that tier's rates for all its tokens, as providers bill it. An estimate
         that names no cached tokens is charged none as cached.
         """
-        bill = _Bill(self.rates, max(0, usage.input_tokens), max(0, usage.output_tokens))
+        sent, made = max(0, usage.input_tokens), max(0, usage.output_tokens)
+        details = usage.cached_input_tokens or usage.cache_write_tokens or usage.reasoning_tokens
+        if self.flat is not None and not (details or usage.audio_tokens or usage.image_tokens):
+            return sent * self.flat[0] + made * self.flat[1] + self.per_request
+        bill = _Bill(self.rates, sent, made)
         if usage.audio_tokens > 0:
             bill.add_modality("audio", usage.audio_tokens)
         if usage.image_tokens > 0:

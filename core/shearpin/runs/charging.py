@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shearpin.rules import tokens
-from shearpin.rules.budget import Budget, estimate_input
+from shearpin.rules.budget import Budget
+from shearpin.rules.expecting import estimate_input
 from shearpin.rules.prices import PriceBook
 from shearpin.rules.protocol import Rule
 from shearpin.trace import LLMSpan, Trace, Usage

@@ -10,7 +10,8 @@ from shearpin.rules.budget import BudgetWatch
 from shearpin.runs.block import Block
 from shearpin.runs.calls import LLMCall, SpanBlock, ToolCall, interrupted
 from shearpin.runs.carrying import Carried
-from shearpin.runs.tree import Cost, Settings, Tree
+from shearpin.runs.settings import Settings
+from shearpin.runs.tree import Cost, Tree
 from shearpin.trace import DecisionSpan, Identity, LLMSpan, Span, Trace, Usage, source
 from shearpin.trace.ambient import Here, Place, place_of
 from shearpin.trace.model import SpanStatus, TraceStatus
@@ -258,11 +259,11 @@ class Run(Block):
     def first_token(self, span: Span) -> None:
         """Something came out of a streaming model call; only the first time counts."""
         if isinstance(span, LLMSpan) and span.time_to_first_token_ns is None:
-            span.time_to_first_token_ns = self.tree.now_ns() - span.start_ns
+            span.time_to_first_token_ns = self.tree.clock.now_ns() - span.start_ns
 
     def asked(self, call_id: str) -> Mapping[str, Any] | None:
         """The tool call a model asked for under this id: ``name`` and ``arguments``."""
-        return self.tree.asked.get(call_id)
+        return self.tree.calls.asked.get(call_id)
 
     def gap(self, text: str) -> None:
         """Note that something here could not be enforced."""

@@ -9,36 +9,25 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from shearpin.errors import BudgetExceededError, RunStoppedError, ShearpinError, deliverable
 from shearpin.rules.budget import BudgetWatch
-from shearpin.rules.prices import PriceBook
 from shearpin.rules.protocol import Notice, Rule, Scene, Watch
 from shearpin.runs.carrying import Carried
 from shearpin.runs.charging import charge, expected_output
+from shearpin.runs.clock import Clock
+from shearpin.runs.counting import Calls
+from shearpin.runs.settings import Settings
 from shearpin.runs.steps import Steps
 from shearpin.runs.trouble import describe_error, quietly
 from shearpin.runs.waiting import Waiters, on_event_loop, owner_here
 from shearpin.trace import DecisionSpan, LLMSpan, Span, Stop, ToolSpan, Trace, source
-from shearpin.trace.exporting import Exporter
-from shearpin.trace.model import SpanStatus, TraceStatus, Verdict, new_span
+from shearpin.trace.model import SPAN_CLASSES, SpanStatus, TraceStatus, Verdict
 
 Cost = Literal["settle", "release"]
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a guard hands to each of its runs."""
-
-    rules: Sequence[Rule]
-    exporters: Sequence[Exporter]
-    prices: PriceBook
-    enforce: bool
-    on_start: Callable[[Any], None]
-    on_end: Callable[[Tree], None]
 
 
 @dataclass(slots=True)
@@ -57,44 +46,28 @@ class Tree:
 
     def __init__(self, settings: Settings, trace: Trace) -> None:
         self.settings = settings
-        self._exporters = settings.exporters
         self.trace = trace
         self.lock = threading.RLock()
-        self._changed = threading.Condition(self.lock)
+        self.clock = Clock()
+        self.calls = Calls(trace)
         self.stop: RunStoppedError | None = None
         self.open: dict[str, Span] = {}
         self.partial: Any = None
         self.ended = False
-        self.asked: dict[str, dict[str, Any]] = {}
         self.warning_callbacks: list[Callable[[DecisionSpan], object]] = []
+        self._exporters = settings.exporters
         self._steps = Steps(trace, self.open)
+        self._changed = threading.Condition(self.lock)
         self._waiters = Waiters(self._changed)
         self._owners: dict[str, int] = {}
-        self._tries: dict[str, int] = {}
         self._observed: set[str] = set()
         self._numbers = itertools.count(source.new_span_base())
-        self._active_ns = 0
-        self._anchor()
         self._watch()
-        trace.started_ns = self.now_ns()
+        trace.started_ns = self.clock.now_ns()
 
     def _watch(self) -> None:
-        scene = Scene(self.trace, self.settings.prices, self.elapsed_seconds, self._steps.in_flight)
+        scene = Scene(self.trace, self.settings.prices, self.clock.elapsed_seconds, self._steps.in_flight)
         self.watches: list[tuple[Rule, Watch]] = [(rule, rule.watch(scene)) for rule in self.settings.rules]
-
-    # --- time -----------------------------------------------------------------------------------------------------
-
-    def _anchor(self) -> None:
-        self._wall, self._mono = source.wall_ns(), source.mono_ns()
-
-    def now_ns(self) -> int:
-        """Wall time that never runs backwards within a trace."""
-        return self._wall + source.mono_ns() - self._mono
-
-    def elapsed_seconds(self) -> float:
-        """Seconds the run was active; time spent paused does not count."""
-        running = 0 if self.ended else source.mono_ns() - self._mono
-        return (self._active_ns + running) / 1e9
 
     # --- an action starts -----------------------------------------------------------------------------------------
 
@@ -105,11 +78,10 @@ class Tree:
 
     def new(self, kind: str, name: str, parent: Span | None, fields: dict[str, Any]) -> Span:
         """A span that has not started. ``messages``, ``tools``, ``input`` go through the pool."""
-        with self.lock:
-            number = source.span_id(next(self._numbers))
-            span = new_span(kind, span_id=number, parent_id=parent.span_id if parent else None, name=name)  # type: ignore[arg-type]
-            span.agent = name if kind == "agent" else parent.agent if parent else None
-            self.fill(span, fields)
+        span_id, parent_id = source.span_id(next(self._numbers)), None if parent is None else parent.span_id
+        agent = name if kind == "agent" else None if parent is None else parent.agent
+        span = SPAN_CLASSES.get(kind, Span)(span_id, parent_id, kind, name, agent)  # type: ignore[arg-type]
+        self.fill(span, fields)
         return span
 
     def fill(self, span: Span, fields: dict[str, Any]) -> None:
@@ -118,12 +90,13 @@ class Tree:
         with self.lock:
             if "messages" in fields:
                 span.stored_input = pool.chain(fields.pop("messages"))
-            if "tools" in fields:
-                tools = fields.pop("tools")
-                span.stored_tools = pool.chain(tools) if tools else None  # type: ignore[attr-defined]
             if "input" in fields:
                 span.stored_input = pool.value(fields.pop("input"))
-            _assign(span, fields)
+            if isinstance(span, LLMSpan) and "tools" in fields:
+                tools = fields.pop("tools")
+                span.stored_tools = pool.constant(tools) if tools else None
+            for name, value in fields.items():
+                setattr(span, name, value)
 
     def start(self, span: Span) -> Span:
         """Admit `span` or raise the stop. In a thread it waits when only calls in flight are in the way."""
@@ -182,19 +155,20 @@ class Tree:
         if self.ended:
             raise ShearpinError(f"{span.kind} {span.name} cannot start: its run {self.trace.name!r} has ended")
         self._steps.propose(span)
-        refusals = [refusal for rule, watch in self.watches if (refusal := self._ask(rule, watch, span))]
+        refusals: list[_Refusal] = []
+        for rule, watch in self.watches:
+            try:
+                error = watch.check(span)
+            except Exception as bug:  # noqa: BLE001 - a rule that cannot answer is a rule that is broken: fail closed
+                refusals.append(_Refusal(rule.name, _bug(rule, bug)))
+            else:
+                if error is not None:
+                    refusals.append(_Refusal(rule.name, error, watch))
         if not refusals:
             self._admit(span, outbox)
             return None
         # A refusal that waiting cannot lift decides; waiting for the others first would be in vain.
         return next((refusal for refusal in refusals if not self._patience_ns(span, refusal)), refusals[0])
-
-    def _ask(self, rule: Rule, watch: Watch, span: Span) -> _Refusal | None:
-        try:
-            error = watch.check(span)
-        except Exception as bug:  # noqa: BLE001 - a rule that cannot answer is a rule that is broken: fail closed
-            return _Refusal(rule.name, _bug(rule, bug))
-        return None if error is None else _Refusal(rule.name, error, watch)
 
     def _patience_ns(self, span: Span, refusal: _Refusal) -> int:
         in_flight = isinstance(refusal.error, BudgetExceededError) and refusal.error.in_flight
@@ -209,36 +183,24 @@ class Tree:
         return int(refusal.watch.patience(span, stuck) * 1e9)
 
     def _admit(self, span: Span, outbox: _Outbox) -> None:
-        span.start_ns = self.now_ns()
+        span.start_ns = self.clock.now_ns()
         self._steps.commit(span)
-        self._count(span)
+        self.calls.count(span)
+        if isinstance(span, LLMSpan):
+            self._owners[span.span_id] = owner_here()
         self.open[span.span_id] = span
         self.trace.spans.append(span)
         self._waiters.wake()  # a node that decides now holds its step no longer
         if self._exporters:
             self._export("span_started", span)
         for rule, watch in self.watches:
-            self._note(rule, watch.admit, span, outbox)
-
-    def _count(self, span: Span) -> None:
-        if span.kind == "llm":
-            self.trace.llm_calls += 1
-        if isinstance(span, LLMSpan):
-            self._owners[span.span_id] = owner_here()
-        if isinstance(span, ToolSpan):
-            self.trace.tool_calls += 1
-            if span.call_id is not None:
-                span.retry = self._tries.get(span.call_id, 0)
-                self._tries[span.call_id] = span.retry + 1
-
-    def _uncount(self, span: Span, cost: Cost) -> None:
-        """A tool that was paused is counted once, when it runs; a model call that was never made is not counted."""
-        if isinstance(span, ToolSpan) and span.status == "paused":
-            self.trace.tool_calls -= 1
-            self._tries.pop(span.call_id or "", None)
-        if span.kind == "llm" and span.status == "cancelled" and cost == "release":
-            self.trace.llm_calls -= 1
-            self._steps.withdraw(span)
+            try:
+                notices = watch.admit(span)
+            except Exception as bug:  # noqa: BLE001 - the rule lost count: nothing more may start
+                self.stop_now(rule.name, _bug(rule, bug), span)
+            else:
+                if notices:
+                    self._warn(rule, notices, span, outbox)
 
     # --- an action ends -------------------------------------------------------------------------------------------
 
@@ -256,11 +218,11 @@ class Tree:
         with self.lock:
             if self.open.pop(span.span_id, None) is None:
                 return
-            self._owners.pop(span.span_id, None)
             if "output" in fields:
                 span.stored_output = self.trace.pool.value(fields.pop("output"))
-            _assign(span, fields)
-            span.end_ns, span.status = self.now_ns(), status
+            for name, value in fields.items():
+                setattr(span, name, value)
+            span.end_ns, span.status = self.clock.now_ns(), status
             if error is not None and status != "paused":
                 span.error = describe_error(error)
             self._close(span, cost, outbox)
@@ -268,23 +230,40 @@ class Tree:
             self._tell(outbox)
 
     def _close(self, span: Span, cost: Cost, outbox: _Outbox) -> None:
-        self._uncount(span, cost)
         if isinstance(span, LLMSpan):
-            if cost == "settle":
-                charge(span, self.trace, self.settings.prices, expected_output(self.settings.rules))
-            calls = {call["id"]: call for call in span.tool_calls if call.get("id")}
-            self.asked.update(calls)
-            for call_id in calls:  # an id that is asked for anew is a new call, not another try
-                self._tries.pop(call_id, None)
-            self._steps.asked(span, calls)
+            self._close_model_call(span, cost)
+        elif isinstance(span, ToolSpan) and span.status == "paused":
+            self.calls.uncount_paused(span)
         self._steps.close(span)
-        span.cumulative_cost_usd = self.trace.usage.cost_usd
-        span.cumulative_tokens = self.trace.usage.total_tokens
+        usage = self.trace.usage
+        span.cumulative_cost_usd, span.cumulative_tokens = usage.cost_usd, usage.total_tokens
         for rule, watch in self.watches:
-            self._note(rule, watch.settle if cost == "settle" else watch.release, span, outbox)
+            try:
+                notices: Iterable[Notice] = ()
+                if cost == "settle":
+                    notices = watch.settle(span)
+                else:
+                    watch.release(span)
+            except Exception as bug:  # noqa: BLE001 - the rule lost count: nothing more may start
+                self.stop_now(rule.name, _bug(rule, bug), span)
+            else:
+                if notices:
+                    self._warn(rule, notices, span, outbox)
         if self._exporters:
             self._export("span_ended", span)
         self._waiters.wake()
+
+    def _close_model_call(self, span: LLMSpan, cost: Cost) -> None:
+        self._owners.pop(span.span_id, None)
+        if cost == "settle":
+            charge(span, self.trace, self.settings.prices, expected_output(self.settings.rules))
+        elif span.kind == "llm" and span.status == "cancelled":
+            self.calls.uncount_unmade()
+            self._steps.withdraw(span)
+        if span.tool_calls:
+            asked = {call["id"]: call for call in span.tool_calls if call.get("id")}
+            self.calls.ask(asked)
+            self._steps.asked(span, asked)
 
     def finish(self, status: TraceStatus, fields: dict[str, Any], error: BaseException | None = None) -> None:
         """The outermost run ended: end what is still open, close the trace, hand it on. Once."""
@@ -296,11 +275,11 @@ class Tree:
                     self.end(span, fields, status=status, error=error)
                 else:
                     self.end(span, {}, status=_left_open(span, status))
-            self._active_ns += source.mono_ns() - self._mono
+            self.clock.stop()
             self.ended = True
             if self.stop is not None:
                 self.stop.partial = self.partial
-            self.trace.status, self.trace.ended_ns = status, self.now_ns()
+            self.trace.status, self.trace.ended_ns = status, self.clock.now_ns()
             self.trace.stored_output = self.trace.spans[0].stored_output if self.trace.spans else None
             if status != "paused":
                 self.trace.pool.forget_sources()
@@ -308,10 +287,12 @@ class Tree:
                 quietly(exporter.run_ended, self.trace)
         self.settings.on_end(self)
 
+    # --- pauses ---------------------------------------------------------------------------------------------------
+
     def reopen(self) -> None:
         """A paused run goes on: what it spent and did before still counts."""
         with self.lock:
-            self._anchor()
+            self.clock.start()
             self.ended = False
             self.trace.status, self.trace.ended_ns = "unfinished", None
             root = self.trace.spans[0]
@@ -321,7 +302,7 @@ class Tree:
     def carry(self) -> Carried:
         """The counts so far, for another process to go on from."""
         with self.lock:
-            return Carried.of(self.trace, self.elapsed_seconds(), self._steps.owed)
+            return Carried.of(self.trace, self.clock.elapsed_seconds(), self._steps.owed)
 
     def begun_elsewhere(self) -> None:
         """Tool calls may follow from a model decision of another process."""
@@ -332,7 +313,7 @@ class Tree:
         with self.lock:
             carried.add_to(self.trace)
             self._steps.owe(carried.owed)
-            self._active_ns += int(carried.seconds * 1e9)
+            self.clock.add(carried.seconds)
             self._watch()
 
     # --- stops and decisions --------------------------------------------------------------------------------------
@@ -370,7 +351,7 @@ class Tree:
             if refused is not None:
                 call = {"kind": refused.kind, "name": refused.name, "input": refused.stored_input}
                 decision.stored_input = call
-            decision.start_ns = decision.end_ns = self.now_ns()
+            decision.start_ns = decision.end_ns = self.clock.now_ns()
             decision.status = "ok"
             decision.cumulative_cost_usd = self.trace.usage.cost_usd
             decision.cumulative_tokens = self.trace.usage.total_tokens
@@ -388,14 +369,8 @@ class Tree:
             self.decide(refusal.rule, "stop", str(refusal.error), facts, refused=span)
         self._admit(span, outbox)
 
-    def _note(self, rule: Rule, moment: Callable[[Span], Iterable[Notice] | None], span: Span, outbox: _Outbox) -> None:
-        try:
-            notices = moment(span)
-        except Exception as bug:  # noqa: BLE001 - the rule lost count: nothing more may start
-            self.stop_now(rule.name, _bug(rule, bug), span)
-            return
-        if notices:
-            outbox += [self.decide(rule.name, "warn", note.reason, note.facts, touched=span) for note in notices]
+    def _warn(self, rule: Rule, notices: Iterable[Notice], span: Span, outbox: _Outbox) -> None:
+        outbox += [self.decide(rule.name, "warn", note.reason, note.facts, touched=span) for note in notices]
 
     def _tell(self, outbox: _Outbox) -> None:
         for decision in outbox:
@@ -415,8 +390,3 @@ def _bug(rule: Rule, bug: Exception) -> RunStoppedError:
     error = RunStoppedError(f"internal error in {rule.name}: {type(bug).__name__}: {bug}")
     error.__cause__ = bug
     return error
-
-
-def _assign(span: Span, fields: dict[str, Any]) -> None:
-    for name, value in fields.items():
-        setattr(span, name, value)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import marshal
 from collections.abc import Callable, Iterator, Sequence
-from operator import is_
-from typing import Any, cast, overload
+from operator import attrgetter, is_
+from typing import Any, overload
 
 from shearpin.trace.plain import Plain, is_dict, plain
 
@@ -53,6 +53,7 @@ class Pool:
         "_by_identity",
         "_by_source",
         "_children",
+        "_constants",
         "_fronts",
         "_heirs",
         "_totals",
@@ -69,52 +70,58 @@ class Pool:
         ]  # node -> (body, child) that followed it last: nearly always again
         self._by_content: dict[bytes, int] = {}
         self._by_identity: dict[int, int] = {}
-        self._by_source: dict[int, tuple[object, object, int]] = {}
-        self._fronts: dict[int, tuple[list[object], list[object], int]] = {}
+        self._by_source: dict[int, tuple[object, object, object, int]] = {}
+        self._fronts: dict[int, _Front] = {}
+        self._constants: dict[bytes, Chain] = {}
         self._totals: dict[Callable[[Any], int], dict[int, int]] = {}
 
     # --- writing --------------------------------------------------------------------------------------------------
 
     def chain(self, items: Sequence[object]) -> Chain:
         """Store a list; what was at the front of an earlier list that began alike is not looked at again."""
-        sources, heirs = self._by_source, self._heirs
         items = list(items)
+        if not items:
+            return Chain(self, ROOT, 0)
         contents = _contents(items)
-        node, start = self._known_front(items, contents)
+        front = self._fronts.get(id(items[0]))
+        if front is None or not front.begins(items, contents):
+            front = _Front()
+        start, node, heirs, sources = len(front.items), front.node, self._heirs, self._by_source
         for index in range(start, len(items)):
-            item = items[index]
+            item, content = items[index], contents[index]
             known = sources.get(id(item))
-            # An object kept here cannot give its id to another; its content may still have been replaced.
-            same = known is not None and known[0] is item and known[1] is contents[index]
-            body = known[2] if known is not None and same else self._body_of(item, contents[index])
+            # An object kept here cannot give its id to another; what it says may still have been replaced.
+            if known is not None and known[0] is item and known[1] is content and known[2] is _asked(item):
+                body = known[3]
+            else:
+                body = self.add(plain(item))
+                if type(content) is str:  # a list of parts could change inside and still be the same list
+                    sources[id(item)] = (item, content, _asked(item), body)
             heir = heirs[node]
             node = heir[1] if heir[0] == body else self._step(node, body)
-        if set(map(type, contents)) == _TEXT:
-            self._fronts[id(items[0])] = (items, contents, node)
+        if _TEXT.issuperset(map(type, contents[start:])):
+            front.grow(items, contents, node)
+            self._fronts[id(items[0])] = front
         return Chain(self, node, len(items))
 
-    def _known_front(self, items: list[object], contents: list[object]) -> tuple[int, int]:
-        """The node up to which `items` is an earlier list, and how many items that are.
-
-        Compared as lists: for the very same objects that is a pointer comparison each, in C.
-        """
-        front = self._fronts.get(id(items[0])) if items else None
-        if front is None:
-            return ROOT, 0
-        length = len(front[0])
-        if all(map(is_, items, front[0])) and all(map(is_, contents, front[1])) and len(items) >= length:
-            return front[2], length
-        return ROOT, 0
+    def constant(self, items: Sequence[object]) -> Chain:
+        """Store a list that is the same in every call, though made anew for each: known by its content at once."""
+        try:
+            key = _digest(items)
+        except ValueError:  # not plain data
+            return self.chain(items)
+        if key not in self._constants:
+            self._constants[key] = self.chain(items)
+        return self._constants[key]
 
     def extend(self, node: int, body: int) -> int:
         """The node that follows `node` with `body`: how a file's links are read back."""
         return self._step(node, body)
 
-    def value(self, value: object) -> Plain:
+    def value(self, value: Any) -> Plain:  # noqa: ANN401 - anything at all
         """Store any value: lists become chains, and a large part that is already here is shared, not copied."""
-        if isinstance(value, dict):
-            parts = cast("dict[object, object]", value)
-            return {str(key): self._part(item) for key, item in parts.items()}
+        if type(value) is dict:
+            return {key if type(key) is str else str(key): self._part(item) for key, item in list(value.items())}
         return self._part(value)
 
     def add(self, body: Plain) -> int:
@@ -131,21 +138,16 @@ class Pool:
         """Let go of the framework's own objects, once the run has ended."""
         self._by_source.clear()
         self._fronts.clear()
+        self._constants.clear()
         self._totals.clear()
 
-    def _part(self, value: object) -> Plain:
+    def _part(self, value: Any) -> Plain:  # noqa: ANN401 - anything at all
         if isinstance(value, list | tuple):
-            return self.chain(cast("Sequence[object]", value))
+            return self.chain(value)
         copied = plain(value)
-        if type(copied) is dict or (isinstance(copied, str) and len(copied) > _SMALL):
-            return self.bodies[self.add(copied)]
-        return copied
-
-    def _body_of(self, item: object, content: object) -> int:
-        body = self.add(plain(item))
-        if type(content) is str:  # a list of parts could change inside and still be the same list
-            self._by_source[id(item)] = (item, content, body)
-        return body
+        if type(copied) is str:
+            return copied if len(copied) <= _SMALL else self.bodies[self.add(copied)]
+        return self.bodies[self.add(copied)] if type(copied) is dict else copied
 
     def _step(self, node: int, body: int) -> int:
         child = self._children.get((node, body))
@@ -184,12 +186,13 @@ class Pool:
         return total
 
 
-def _digest(body: Plain) -> bytes:
+def _digest(body: Any) -> bytes:  # noqa: ANN401 - plain data
     """What tells bodies apart. marshal in its second version is the fastest encoding of plain data that repeats."""
     return hashlib.blake2b(marshal.dumps(body, 2), digest_size=16).digest()
 
 
-_TEXT = {str}
+_TEXT = frozenset((str,))
+_tool_calls = attrgetter("tool_calls")
 
 
 def _contents(items: list[Any]) -> list[object]:
@@ -198,6 +201,47 @@ def _contents(items: list[Any]) -> list[object]:
         return [item.content for item in items]
     except AttributeError:
         return [item.get("content") if is_dict(item) else getattr(item, "content", None) for item in items]
+
+
+def _asked(item: Any) -> object:  # noqa: ANN401 - a message of any framework
+    """The tool calls that a message asks for, which may be replaced though its text stays."""
+    return item.get("tool_calls") if is_dict(item) else getattr(item, "tool_calls", None)
+
+
+class _Front:
+    """A list of messages that longer ones are expected to begin with, and what each held when it was stored.
+
+    Compared by identity, in C: that is what makes the next prompt cheap, however long the conversation.
+    """
+
+    __slots__ = ("_asked", "_askers", "_contents", "_read", "items", "node")
+
+    def __init__(self) -> None:
+        self.items: list[object] = []
+        self.node = ROOT
+        self._contents: list[object] = []
+        self._askers: list[object] = []
+        self._asked: list[object] = []
+        self._read: Callable[[Any], object] = _tool_calls
+
+    def begins(self, items: list[object], contents: list[object]) -> bool:
+        """Does `items` begin with this list, unchanged?"""
+        return (
+            len(items) >= len(self.items)
+            and all(map(is_, self.items, items))
+            and all(map(is_, self._contents, contents))
+            and all(map(is_, self._asked, map(self._read, self._askers)))
+        )
+
+    def grow(self, items: list[object], contents: list[object], node: int) -> None:
+        """Become this longer list, which began like it."""
+        for item in items[len(self.items) :]:
+            if is_dict(item):
+                self._read = _asked
+            if is_dict(item) or hasattr(item, "tool_calls"):
+                self._askers.append(item)
+                self._asked.append(_asked(item))
+        self.items, self._contents, self.node = items, contents, node
 
 
 def expand(value: Plain) -> Plain:

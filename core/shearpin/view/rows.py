@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from shearpin.trace import DecisionSpan, LLMSpan, Span, ToolSpan, Usage
 from shearpin.view.figures import brief, call_text, count, duration, gist, is_mapping, money, plural, quoted
+from shearpin.view.folding import Fold
 from shearpin.view.text import Line
-from shearpin.view.tree import Branch, Fold
+from shearpin.view.tree import Branch
 
 
 class Cells(NamedTuple):
@@ -53,13 +54,14 @@ NO_CELLS = Cells()
 class Row:
     """``lead`` is kept whole as long as possible; ``given`` and ``came`` share what is left of the line.
 
-    ``note`` follows on a line of its own. Without ``cells`` the row may use the columns' space.
+    ``note`` follows on ``note_lines`` lines of its own, at most. Without ``cells`` the row may use the columns' space.
     """
 
     lead: Line
     given: Line
     came: Line
     note: Line
+    note_lines: int = 3
     cells: Cells = NO_CELLS
     quiet: bool = False
     """The figures are sums of rows below."""
@@ -90,7 +92,7 @@ def _fold(fold: Fold, row: Row) -> None:
 def _span(branch: Branch, row: Row) -> None:
     span = branch.span
     _name(span, row)
-    _state(span, row.came if isinstance(span, ToolSpan) else row.lead)
+    _state(branch, row.came if isinstance(span, ToolSpan) else row.lead)
     if isinstance(span, ToolSpan):
         _result(span, row)
     elif isinstance(span, LLMSpan):
@@ -99,7 +101,7 @@ def _span(branch: Branch, row: Row) -> None:
         _in_and_out(span, row)
     elif not branch.children:
         _came(row, span.output)
-    if span.error is not None and not branch.told_below:
+    if span.error is not None and not branch.told_elsewhere:
         _error(span, row)
     row.cells = cells_of(branch.usage, span.duration_ns, estimated=branch.estimated)
     row.quiet = not isinstance(span, LLMSpan)
@@ -125,8 +127,11 @@ def model_of(span: LLMSpan) -> str:
     return span.request_model or span.response_model or span.name
 
 
-def _state(span: Span, line: Line) -> None:
+def _state(branch: Branch, line: Line) -> None:
     """What is unusual about how it went."""
+    span = branch.span
+    if branch.cut_off:
+        line.add(" stopped", "yellow")
     if span.status in ("paused", "cancelled", "unfinished"):
         line.add(f" {span.status}", "yellow")
     if isinstance(span, ToolSpan) and span.retry:
@@ -176,6 +181,7 @@ def _decision(span: DecisionSpan, row: Row) -> None:
     if refused:
         row.came.add(" refused ", "dim").add(refused)
         row.note.add(reason, "red" if span.verdict == "stop" else "")
+        row.note_lines = 1  # what stops a run is told in full below the tree
     elif reason:
         row.came.add(" · ", "dim").add(reason, "dim" if style == "dim" else "")
 

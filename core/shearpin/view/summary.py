@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from shearpin.errors import amount
 from shearpin.trace import DecisionSpan, Span, Trace, Usage
 from shearpin.trace.model import by_id
-from shearpin.view.figures import count, duration, gist, money, plural
+from shearpin.view.figures import count, duration, gist, is_mapping, money, plural
 from shearpin.view.rows import refused_call, why
 from shearpin.view.text import Line, Page, clean, wrap
 
@@ -80,6 +80,8 @@ def footer(trace: Trace, page: Page) -> Iterator[Line]:
         yield from _box(f" ✋ STOPPED by {rule} ", "alarm", "red", _stopped(trace, decision), page)
     elif trace.status == "error":
         yield from _box("✗ FAILED", "bold red", "red", _failed(trace), page)
+    elif trace.status == "unfinished":
+        yield from _box("◌ UNFINISHED", "bold yellow", "yellow", _unfinished(trace), page)
     for seen in [item for item in trace.decisions if item.facts.get("observed")][:_MOST_OBSERVED]:
         title = f"✋ {seen.rule} only observes: enforced, it would have stopped here"
         yield from _box(title, "bold yellow", "yellow", _would_have_stopped(trace, seen), page)
@@ -93,12 +95,24 @@ def footer(trace: Trace, page: Page) -> Iterator[Line]:
 def _stopped(trace: Trace, decision: DecisionSpan | None) -> Iterator[tuple[str, str]]:
     yield "why", why(str(trace.stop.error) if trace.stop else decision.reason if decision else "")
     if decision is not None:
-        yield "refused", refused_call(decision)
+        yield "refused", f"{refused_call(decision)}{_which(trace, decision)}"
         yield "where", _where(trace, decision)
+    yield "spent", _spent(trace)
+
+
+def _which(trace: Trace, decision: DecisionSpan) -> str:
+    """Which call of the run the refused one would have been: nothing was admitted after it."""
+    call = decision.input
+    kind = call.get("kind") if is_mapping(call) and trace.status == "stopped" else None
+    admitted = {"llm": ("model call", trace.llm_calls), "tool": ("tool call", trace.tool_calls)}.get(str(kind))
+    return f", which would have been {admitted[0]} {admitted[1] + 1:,}" if admitted else ""
+
+
+def _spent(trace: Trace) -> str:
     calls = f"{plural(trace.llm_calls, 'model call')} · {plural(trace.tool_calls, 'tool call')}"
     cost = trace.usage.cost_usd
     dollars = money(cost) if cost is None else amount(cost, "usd")  # to the digit, as the reason has it
-    yield "spent", f"{dollars} · {calls} · {_tokens(trace.usage)}"
+    return f"{dollars} · {calls} · {_tokens(trace.usage)}"
 
 
 def _would_have_stopped(trace: Trace, decision: DecisionSpan) -> Iterator[tuple[str, str]]:
@@ -113,6 +127,14 @@ def _stopping_decision(trace: Trace) -> DecisionSpan | None:
     return next(iter(named or stops), None)
 
 
+def _unfinished(trace: Trace) -> Iterator[tuple[str, str]]:
+    yield "why", "its end was never recorded: it is still running, or its process was killed"
+    going = [span for span in trace.spans if span.end_ns is None]
+    if going:
+        yield "where", _where(trace, max(reversed(going), key=lambda span: span.start_ns))
+    yield "spent", _spent(trace)
+
+
 def _failed(trace: Trace) -> Iterator[tuple[str, str]]:
     failures = [span for span in trace.spans if span.error is not None]
     if failures:
@@ -120,6 +142,7 @@ def _failed(trace: Trace) -> Iterator[tuple[str, str]]:
         source = [span for span in failures if span.error == final][-1]  # the deepest that had it began last
         yield "why", f"{final.type}: {final.message}" if final else ""
         yield "where", _where(trace, source)
+    yield "spent", _spent(trace)
 
 
 def _where(trace: Trace, span: Span) -> str:

@@ -11,10 +11,11 @@ from itertools import chain
 from typing import TextIO
 
 from shearpin.trace import Trace
+from shearpin.view.folding import Node, walk
 from shearpin.view.rows import Cells, Row, row
 from shearpin.view.summary import footer, header
 from shearpin.view.text import Line, Page, cells
-from shearpin.view.tree import Branch, Node, grow, walk
+from shearpin.view.tree import Branch, grow
 
 _WIDEST = 140
 """Beyond this the eye loses the line between a call and its price."""
@@ -107,8 +108,8 @@ def _place(nodes: Iterator[Node], page: Page, digits: int) -> Iterator[_Placed]:
     step = 0
     levels = max(2, page.width // 9)
     for node in nodes:
-        before, step = step, node.item.span.step if isinstance(node.item, Branch) else 0
-        gutter = f"{step if step != before else '':>{digits}} " if digits else ""
+        before, step = step, node.item.step if isinstance(node.item, Branch) else 0
+        gutter = f"{step if step not in (0, before) else '':>{digits}} " if digits else ""
         rails = "".join("│  " if goes_on else "   " for goes_on in node.rails[:levels])
         fork = "└" if node.last else "├"
         fork += f"{node.depth} " if node.depth > levels else "─ "
@@ -151,8 +152,10 @@ class _Columns:
 
     def heading(self) -> list[Line]:
         """The names of the columns; no line where there are none."""
-        figures = self.render(_HEADINGS, "dim")
-        return [self.page.line().pad(self.page.width - figures.width).extend(figures)] if figures.parts else []
+        names = "".join(text for text, _ in self.render(_HEADINGS).parts).lstrip()
+        names = f"tokens {names}" if self.widths[0] else names  # where the rows have text there is room for it
+        line = self.page.line().add(names, "dim")
+        return [self.page.line().pad(self.page.width - line.width).extend(line)] if names else []
 
     def render(self, values: Cells, style: str = "") -> Line:
         """One row's figures, from the first that it has."""
@@ -181,7 +184,8 @@ def _draw(entry: _Placed, columns: _Columns, page: Page) -> Iterator[Line]:
     line = page.line().extend(entry.margin).extend(text)
     yield line.pad(room).extend(figures) if figures.parts else line
     if made.note.parts:
-        yield page.line().extend(entry.below).extend(made.note.cut(page.width - entry.below.width))
+        for part in made.note.wrap(page.width - entry.below.width, made.note_lines):
+            yield page.line().extend(entry.below).extend(part)
 
 
 def _share(made: Row, room: int, page: Page) -> Line:

@@ -12,6 +12,8 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain, groupby, repeat
+from operator import itemgetter
 
 _MARKS = 3
 """Combining marks shown on one letter: enough for every script, too few to climb over other lines."""
@@ -23,14 +25,18 @@ _SEEN = 4_000
 """Characters of one piece of data that are looked at: more never fits."""
 
 _INVISIBLE = frozenset(
-    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
-    + "".join(map(chr, [*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]))
+    "\u034f\u115f\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
+    + "".join(
+        map(chr, [*range(0x1160, 0x1200), *range(0xD7B0, 0xD800), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)])
+    )
 )
-"""Printable to Python, nothing on the screen."""
+"""Printable to Python, nothing on the screen: alone, as half a Korean syllable, or as a variant of what is before."""
 
 _EMOJI = "\u2190-\u2bff\U0001f000-\U0001faff"
-_EMOJI_GLUE = re.compile(rf"(?<=[#*0-9©®{_EMOJI}])\ufe0f|(?<=[{_EMOJI}])\u200d(?=[{_EMOJI}])")
-"""What joins emoji into one. Terminals disagree about how wide the result is, not about its parts."""
+_EMOJI_GLUE = re.compile(
+    rf"(?<=[#*0-9©®{_EMOJI}])\ufe0f|(?<=[{_EMOJI}])\u200d(?=[{_EMOJI}])|(?<=[{_EMOJI}])[\U0001f3fb-\U0001f3ff]"
+)
+"""What joins emoji into one, or colours them. Terminals disagree about how wide the result is, not about its parts."""
 
 _LEFT_TO_RIGHT = "\u200e"
 
@@ -177,6 +183,20 @@ class Line:
                 break
             short.parts.append((text, style))
         return short
+
+    def wrap(self, width: int, most: int) -> Iterator[Line]:
+        """The same text on at most `most` lines of `width` columns, broken between words."""
+        text = "".join(text for text, _ in self.parts)
+        rows = wrap(text, width)
+        if len(rows) > most:  # what is missing is a word at least: half a number would be another number
+            dots = "..." if self.ascii_only else "…"
+            *rows, last = wrap(text, width - len(dots) - 1)[:most]
+            rows.append(f"{last} {dots}")
+        written = chain(((char, style) for text, style in self.parts for char in text), repeat((None, "dim")))
+        for row in rows:
+            styles = [next(style for char, style in written if char in (shown, None)) for shown in row]
+            runs = groupby(zip(row, styles, strict=True), itemgetter(1))
+            yield Line(self.ascii_only, [("".join(char for char, _ in run), style) for style, run in runs])
 
     def pad(self, width: int) -> Line:
         """The same line in exactly `width` columns."""

@@ -1,4 +1,4 @@
-"""The spans of a trace as a tree: who is whose child, what each branch cost, and what is told in one line.
+"""The spans of a trace as a tree: who is whose child, and what each branch cost and contains.
 
 A trace may come from a file that anyone wrote: parents may be missing, form circles, or lie thousands deep.
 So every span is placed exactly once, and nothing here recurses.
@@ -6,20 +6,14 @@ So every span is placed exactly once, and nothing here recurses.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 
-from shearpin.trace import DecisionSpan, LLMSpan, Span, Usage
+from shearpin.trace import DecisionSpan, LLMSpan, Span, ToolSpan, Usage
+from shearpin.view.figures import brief, gist
 
-FOLD_ABOVE = 12
-"""Siblings shown in full; of more, the first, the last, and those where something happened."""
-_FIRST, _LAST, _ALARMS, _WORTH_FOLDING = 3, 5, 4, 3
-_RAILS = 64
-"""Levels whose rails are kept: no terminal has room for more."""
 _STOPPING = ("stop", "deny", "rejected")
-_NOUNS = {"llm": "model call", "embedding": "embedding", "tool": "tool call"}
+_CALLS = ("llm", "embedding", "tool", "retriever")
 
 
 @dataclass(slots=True, eq=False)
@@ -30,34 +24,26 @@ class Branch:
     children: list[Branch] = field(default_factory=list["Branch"])
     usage: Usage | None = None
     estimated: bool = False
-    told_below: bool = False
-    """Its error only passed through: the child it came from tells it."""
+    step: int = 0
+    """The first step in it."""
+    look: int = 0
+    """The same for branches that would be drawn the same, figures apart."""
+    told_elsewhere: bool = False
+    """Its error only passed through: the child it came from tells it, or the decision that stopped the run."""
+    calls: int = 0
     errors: int = 0
     warnings: int = 0
     stops: int = 0
 
+    @property
+    def cut_off(self) -> bool:
+        """Whether it ended because the run was stopped elsewhere."""
+        return self.span.status == "stopped" and not self.stops
 
-@dataclass(slots=True, eq=False)
-class Fold:
-    """Siblings that are told in one line."""
-
-    branches: list[Branch]
-    label: str
-    usage: Usage | None
-    estimated: bool
-    duration_ns: int | None
-    errors: int
-    warnings: int
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One place in the tree as drawn. ``rails``: for the levels above, from the top, whether they go on."""
-
-    item: Branch | Fold
-    rails: tuple[bool, ...]
-    depth: int
-    last: bool
+    @property
+    def unstarted(self) -> bool:
+        """Whether it was cut off before it did anything."""
+        return self.cut_off and self.told_elsewhere and not (self.calls or self.errors or self.warnings)
 
 
 def grow(spans: Iterable[Span]) -> list[Branch]:
@@ -67,8 +53,15 @@ def grow(spans: Iterable[Span]) -> list[Branch]:
     roots: list[Branch] = []
     for branch, place in zip(branches, parents, strict=True):
         (roots if place is None else branches[place].children).append(branch)
+    reasons = {
+        item.span.reason for item in branches if isinstance(item.span, DecisionSpan) and item.span.verdict == "stop"
+    }
+    looks: dict[Hashable, int] = {}
     for branch, parent in reversed(list(_from_the_top(roots))):
+        branch.told_elsewhere |= _is_stop(branch.span, reasons)
         _sum_up(branch, parent)
+        shape = (_look(branch.span), tuple(child.look for child in branch.children))
+        branch.look = looks.setdefault(shape, len(looks))
     return roots
 
 
@@ -106,24 +99,49 @@ def _from_the_top(roots: list[Branch]) -> Iterator[tuple[Branch, Branch | None]]
         stack += [(child, branch) for child in branch.children]
 
 
+def _is_stop(span: Span, reasons: set[str]) -> bool:
+    """Whether what ended `span` is a stop that a decision of this trace tells."""
+    return span.status == "stopped" and span.error is not None and span.error.message in reasons
+
+
+def _look(span: Span) -> Hashable:
+    """What is shown of `span` itself, without its figures."""
+    error = None if span.error is None else (span.error.type, span.error.message)
+    if span.kind == "step":  # its name is its number
+        return span.kind, span.status, error
+    look = span.kind, span.name, span.status, error
+    if isinstance(span, ToolSpan):
+        return *look, span.http_status, brief(span.arguments), brief(span.result)
+    if isinstance(span, LLMSpan):
+        asked = gist({"messages": span.stored_input})  # the whole prompt grows with every call
+        return *look, asked, brief([span.request_model, span.finish_reason, span.reply]), brief(span.tool_calls)
+    if isinstance(span, DecisionSpan):
+        return *look, span.rule, span.verdict, span.reason, brief(span.input)
+    return look if span.kind == "node" else (*look, brief(span.input), brief(span.output))
+
+
 def _sum_up(branch: Branch, parent: Branch | None) -> None:
     """Add the span's own share, then hand the branch's sum to the parent. Children come before parents."""
     span = branch.span
     if isinstance(span, LLMSpan) and span.usage is not None:
-        branch.usage = _sum((branch.usage, span.usage))
+        branch.usage = sum_of((branch.usage, span.usage))
         branch.estimated |= span.usage_estimated
     if isinstance(span, DecisionSpan):
         branch.stops += span.verdict in _STOPPING
         branch.warnings += span.verdict in ("warn", "nudge")
-    branch.errors += span.error is not None and not branch.told_below
+    branch.calls += span.kind in _CALLS
+    branch.errors += span.error is not None and not branch.told_elsewhere
+    branch.step = branch.step or span.step
     if parent is None:
         return
-    parent.usage = _sum((parent.usage, branch.usage))
+    parent.usage = sum_of((parent.usage, branch.usage))
     parent.estimated |= branch.estimated
     parent.errors += branch.errors
     parent.warnings += branch.warnings
     parent.stops += branch.stops
-    parent.told_below |= _same_error(span, parent.span)
+    parent.calls += branch.calls
+    parent.step = min(filter(None, (parent.step, branch.step)), default=0)
+    parent.told_elsewhere |= _same_error(span, parent.span)
 
 
 def _same_error(one: Span, other: Span) -> bool:
@@ -132,77 +150,11 @@ def _same_error(one: Span, other: Span) -> bool:
     return (one.error.type, one.error.message) == (other.error.type, other.error.message)
 
 
-def _sum(usages: Iterable[Usage | None]) -> Usage | None:
+def sum_of(usages: Iterable[Usage | None]) -> Usage | None:
+    """The usages together; None where there is none."""
     total: Usage | None = None
     for usage in usages:
         if usage is not None:
             total = total or Usage(cost_usd=0.0)
             total.add(usage)
     return total
-
-
-def walk(roots: list[Branch], *, full: bool) -> Iterator[Node]:
-    """Every place of the tree from top to bottom, long rows of siblings folded unless `full`."""
-    stack = _level(roots, (), 0, full=full)
-    while stack:
-        node = stack.pop()
-        yield node
-        if isinstance(node.item, Branch):
-            rails = (*node.rails, not node.last)[:_RAILS]
-            stack += _level(node.item.children, rails, node.depth + 1, full=full)
-
-
-def _level(branches: list[Branch], rails: tuple[bool, ...], depth: int, *, full: bool) -> list[Node]:
-    """The nodes of one row of siblings, last one first."""
-    shown = list(_folded(branches, full=full))
-    return [Node(item, rails, depth, item is shown[-1]) for item in reversed(shown)]
-
-
-def _folded(branches: list[Branch], *, full: bool) -> Iterator[Branch | Fold]:
-    groups, by_step = _groups(branches)
-    if full or len(groups) <= FOLD_ABOVE:
-        yield from branches
-        return
-    kept = _kept(groups)
-    for keep, run in groupby(range(len(groups)), kept.__contains__):
-        numbers = list(run)
-        members = [branch for number in numbers for branch in groups[number]]
-        if keep or len(numbers) < _WORTH_FOLDING:
-            yield from members
-        else:
-            yield _fold(members, len(numbers), by_step=by_step)
-
-
-def _groups(branches: list[Branch]) -> tuple[list[list[Branch]], bool]:
-    """Siblings in groups: those of one step together, unless steps are spans of their own."""
-    numbers = {branch.span.step for branch in branches if branch.span.step}
-    if len(numbers) <= 1 or any(branch.span.kind == "step" for branch in branches):
-        return [[branch] for branch in branches], False
-    return [list(group) for _, group in groupby(branches, lambda branch: branch.span.step)], True
-
-
-def _kept(groups: list[list[Branch]]) -> set[int]:
-    total = len(groups)
-    stops = [number for number, group in enumerate(groups) if any(branch.stops for branch in group)]
-    alarms = [n for n, group in enumerate(groups) if any(item.errors or item.warnings for item in group)]
-    return {*range(_FIRST), *range(total - _LAST, total), *stops[:_ALARMS], *stops[-1:], *alarms[:_ALARMS]}
-
-
-def _fold(branches: list[Branch], groups: int, *, by_step: bool) -> Fold:
-    kinds = Counter(branch.span.kind for branch in branches)
-    kind = "step" if by_step else next(iter(kinds)) if len(kinds) == 1 else "span"
-    noun = _NOUNS.get(kind, kind)
-    return Fold(
-        branches,
-        f"{groups:,} more {noun}s",
-        _sum(branch.usage for branch in branches),
-        any(branch.estimated for branch in branches),
-        _extent(branches),
-        sum(branch.errors for branch in branches),
-        sum(branch.warnings for branch in branches),
-    )
-
-
-def _extent(branches: list[Branch]) -> int | None:
-    ends = [branch.span.end_ns for branch in branches if branch.span.end_ns is not None]
-    return max(ends) - min(branch.span.start_ns for branch in branches) if ends else None

@@ -17,17 +17,18 @@ NOT_MADE = "This call was not made: the run was stopped before it."
 def mended(messages: Sequence[Any]) -> list[Any] | None:
     """The conversation with every unanswered call answered that other messages follow; None when none is."""
     whole: list[Any] = []
-    owed: dict[str | None, ToolMessage] = {}  # by id, until the next word: an id may come again later
+    owed: dict[str | None, str] = {}  # names by id, until the next word: an id may come again later
     for message in messages:
         if isinstance(message, ToolMessage):
             owed.pop(message.tool_call_id, None)
         else:
-            whole.extend(owed.values())
+            whole.extend(_not_made(call_id, name) for call_id, name in owed.items())
             owed = {}
         whole.append(message)
         if isinstance(message, AIMessage):
-            owed = {
-                call["id"]: ToolMessage(NOT_MADE, tool_call_id=call["id"], name=call["name"], status="error")
-                for call in message.tool_calls
-            }
+            owed = {call["id"]: call["name"] for call in message.tool_calls}
     return whole if len(whole) > len(messages) else None
+
+
+def _not_made(call_id: str | None, name: str) -> ToolMessage:
+    return ToolMessage(NOT_MADE, tool_call_id=call_id, name=name, status="error")

@@ -15,7 +15,7 @@ from shearpin import MissingIntegrationError, ShearpinError
 __all__ = ["main"]
 
 _FRAMEWORKS = ("langchain", "langchain_core", "langchain_openai", "langgraph", "openai")
-_INSTALL = "pip install 'shearpin[langgraph]' 'langchain>=1.2.15' 'langchain-openai>=1.1.9'"
+_INSTALL = "pip install 'shearpin[demo]'"
 
 
 def main(*, live: bool, out: Path) -> int:

@@ -92,7 +92,7 @@ def _code(rule: Budget | LoopBreaker) -> str:
 
 
 def _conclude(path: Path, played: Sequence[Played], problems: Sequence[str], *, live: bool) -> None:
-    shown = shlex.quote(str(path))
+    shown = _harmless(shlex.quote(str(path)))
     command = f"{_command()} show {shown}"
     _heading("Where to look")
     _paragraph(f"The traces, with every prompt, reply, call and decision, are in {shown}:")
@@ -102,7 +102,7 @@ def _conclude(path: Path, played: Sequence[Played], problems: Sequence[str], *, 
             _write(f"    {command} --trace {done.trace.trace_id[:8]}  # {done.story.name}")
     _write("")
     for problem in problems:
-        _paragraph(f"NOT AS TOLD: {problem}.")
+        _paragraph(_harmless(f"NOT AS TOLD: {problem}."))
     if not problems:
         counted = "" if live else "; the model server answered exactly the calls that the traces have"
         _paragraph(f"Checked: every run ended as told, and none cost more than its budget{counted}.")
@@ -127,12 +127,21 @@ def _compare_loop(done: Played, served: int) -> Iterator[str]:
     rows += [(_ending(run), str(run.served), f"${run.usd:.2f}") for run in (limited, unlimited)]
     _paragraph("The same agent without Shearpin, really run, on servers of its own:", before=True)
     _table(rows)
-    if unlimited.limit and not isinstance(unlimited.ended_by, GraphRecursionError):
-        _paragraph(f"LangGraph's own limit for this agent, {unlimited.limit:,} steps, was never reached.")
+    some, most = (_saved(spent, run) for run in (limited, unlimited))
+    never = unlimited.limit and not isinstance(unlimited.ended_by, GraphRecursionError)
+    own = f" LangGraph's own limit for this agent, {unlimited.limit:,} steps, was never reached." if never else ""
+    _paragraph(
+        f"So the stop saved {some} where recursion_limit is {limited.limit}, and {most} where it is not set.{own}"
+    )
     if not isinstance(limited.ended_by, GraphRecursionError):
         yield f"without Shearpin it should have reached LangGraph's limit, and ended with {limited.ended_by!r}"
     if not served < limited.served <= unlimited.served:
         yield f"the stop saved nothing: {served} model calls, and {limited.served} without it"
+
+
+def _saved(spent: float, free: Unguarded) -> str:
+    """The difference of the amounts as they are printed."""
+    return f"${round(free.usd, 2) - round(spent, 2):.2f}"
 
 
 def _ending(run: Unguarded) -> str:
@@ -145,9 +154,11 @@ def _ending(run: Unguarded) -> str:
 
 def _compare_fan_out(done: Played, served: int) -> Iterator[str]:
     free = play_unguarded(done.story)
+    spent = done.trace.usage.cost_usd or 0.0
     _paragraph(
-        f"The server saw {served} calls; {free.served - served} of the {free.served} were never sent. The same graph "
-        f"without Shearpin, really run, on a server of its own: {free.served} calls, ${free.usd:.2f}.",
+        f"The server saw {served} calls, ${spent:.2f}. The same graph without Shearpin, really run, on a server of its "
+        f"own: {free.served} calls, ${free.usd:.2f}. So the stop saved {free.served - served} calls, which were never "
+        f"sent, and {_saved(spent, free)}.",
         before=True,
     )
     if not served < free.served:
@@ -169,12 +180,28 @@ def _width() -> int:
 
 def _heading(text: str) -> None:
     line = f"== {text} ".ljust(_width(), "=")
-    plain = not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    _write("", line if plain else f"\x1b[1m{line}\x1b[0m")
+    _write("", f"\x1b[1m{line}\x1b[0m" if _wants_color() else line)
+
+
+def _wants_color() -> bool:
+    """As the traces decide it."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    forced = os.environ.get("FORCE_COLOR", "0") not in ("", "0")
+    return forced or (sys.stdout.isatty() and os.environ.get("TERM") != "dumb")
 
 
 def _paragraph(text: str, *, before: bool = False) -> None:
-    _write(*([""] if before else []), textwrap.fill(text, _width(), break_on_hyphens=False))
+    _write(*([""] if before else []), _filled(text))
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, _width(), break_on_hyphens=False, break_long_words=False)  # a path stays whole
+
+
+def _harmless(text: str) -> str:
+    """Text that is not ours, with what a terminal would obey spelled out."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _table(rows: Sequence[tuple[str, str, str]]) -> None:

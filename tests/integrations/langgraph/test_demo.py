@@ -4,9 +4,11 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from shearpin import MissingIntegrationError, ShearpinError, Trace
 from shearpin.testing import ScriptedServer, error, reply
@@ -99,6 +101,20 @@ def test_it_tells_what_the_stop_saved(played):
     assert stopped[0] == 4
     assert limited[0] == 13
     assert stopped[1] < limited[1] < unlimited[1]
+    said = " ".join(played.stdout.split())
+    saved = [f"${run[1] - stopped[1]:.2f}" for run in (limited, unlimited)]
+    assert f"So the stop saved {saved[0]} where recursion_limit is 25, and {saved[1]} where it is not set." in said
+    assert re.search(r"without Shearpin, .*: 20 calls, \$[\d.]+\. So the stop saved 1\d calls, .* and \$[\d.]+\.", said)
+
+
+def test_a_stop_is_told_where_it_happened_and_in_the_summary_and_nowhere_else(played):
+    assert played.stdout.count("loop: the same call with the same result") == 2
+    assert played.stdout.count("does not fit llm gpt-4o") == 2
+    assert "✗" not in played.stdout
+
+
+def test_it_says_where_the_file_is_on_one_line(played, out):
+    assert f"{out / 'runs.jsonl'}:" in played.stdout.split()
 
 
 def test_the_commands_it_names_show_what_it_says(played, traces, out):
@@ -121,9 +137,10 @@ def test_what_an_earlier_demo_left_stays_as_it_is(tmp_path):
     before = tmp_path / "runs.jsonl"
     before.write_text("mine\n")
 
-    ended = run_demo(tmp_path, COLUMNS="80", PYTHONIOENCODING="ascii")
+    ended = run_demo(tmp_path, COLUMNS="80", PYTHONIOENCODING="ascii", FORCE_COLOR="1")
 
     assert (ended.returncode, ended.stderr) == (0, "")
+    assert "\x1b[1m== 1/4  An agent that does its work ===" in ended.stdout
     assert before.read_text() == "mine\n"
     assert len(traces_in(tmp_path / "runs-2.jsonl")) == 4
 
@@ -162,5 +179,28 @@ def test_without_its_frameworks_it_tells_how_to_install_them(tmp_path, monkeypat
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
 
-    with pytest.raises(MissingIntegrationError, match=r"^pip install .*langchain-openai"):
+    with pytest.raises(MissingIntegrationError, match=r"^pip install 'shearpin\[demo\]'$"):
         langgraph_demo.main(live=False, out=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_folder_of_any_name_reaches_the_terminal_harmless(tmp_path):
+    out = tmp_path / "a\x1b[2J\u202eb"
+    out.mkdir()
+    with ScriptedServer(lambda _: error(401, "no\x1b[2Jkey")) as server:
+        ended = run_demo(out, "--live", OPENAI_API_KEY="wrong", OPENAI_BASE_URL=server.base_url)
+
+    assert r"a\x1b[2J\u202eb/runs.jsonl" in ended.stdout
+    assert not {"\x1b", "\u202e"} & set(ended.stdout)
+
+
+def test_the_extra_has_all_that_it_imports():
+    root = Path(__file__).parents[3]
+    code = "".join(path.read_text(encoding="utf-8") for path in Path(langgraph_demo.__file__).parent.glob("*.py"))
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = {Requirement(item).name for item in project["optional-dependencies"]["demo"]}
+
+    imported = {name.replace("_", "-") for name in re.findall(r"^from (lang(?:chain|graph)\w*)", code, re.MULTILINE)}
+
+    assert imported == {"langchain", "langchain-core", "langchain-openai", "langgraph"}
+    assert named == imported
