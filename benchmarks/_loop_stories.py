@@ -175,6 +175,37 @@ def talk(r: random.Random, i: int, name: str) -> Move:
     return Move(name, {"text": f"{sentence(r, 5)} {i}"}, r.choice(["", None, "noted"]))
 
 
+def candidate(r: random.Random) -> tuple[str, Callable[[int], object]]:
+    """The name of an argument, and things to look for under it."""
+    root = noun(r)
+    return r.choice(
+        [
+            ("path", lambda _: f"{root}/{noun(r)}/{noun(r)}_{token(r)}.py"),
+            ("path", lambda i: f"{root}/m{i}.py"),
+            ("url", lambda _: f"https://{root}.example/{noun(r)}/{token(r)}"),
+            ("url", lambda i: f"https://{root}.example/page/{i}"),
+            ("user", lambda _: f"{noun(r)}{token(r)}"),
+            ("email", lambda i: f"{noun(r)}{i}@{root}.example"),
+            ("order_id", lambda i: 1_000 + i),
+        ]
+    )
+
+
+def missing(r: random.Random, *, echo: bool = False) -> Callable[[Any], tuple[Any, tuple[str, str] | None]]:
+    """How a tool says that it has no such thing; with `echo`, at least in a way that tells it from a search."""
+    plain = ["not found", {"error": "not found"}, "File not found", "user not found"]
+    shapes: list[Callable[[Any], tuple[Any, tuple[str, str] | None]]] = [
+        lambda x: (f"Error: {x} not found", None),
+        lambda x: (f"{x}: No such file or directory", None),
+        lambda x: ({"status": 404, "body": f"there is no {x}"}, None),
+        lambda _: ("404 Not Found", None),
+        lambda x: (None, ("FileNotFoundError", f"[Errno 2] No such file or directory: '{x}'")),
+        lambda x: (None, ("KeyError", f"'{x}'")),
+        lambda _: ("Error: does not exist", None),
+    ]
+    return r.choice(shapes if echo else [*shapes, lambda _: (r.choice(plain[:1]), None), lambda _: (plain[1], None)])
+
+
 def one(moves: list[Move]) -> list[Turn]:
     return [[move] for move in moves]
 

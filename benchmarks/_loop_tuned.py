@@ -16,9 +16,11 @@ from _loop_stories import (
     Story,
     answer,
     args,
+    candidate,
     failure,
     iso,
     lead_in,
+    missing,
     noun,
     one,
     phrase,
@@ -227,3 +229,20 @@ def tests_that_take_their_time(r: random.Random) -> Story:
         ]
     )
     return lead_in(r, [Move("bash", {"command": "make test"}, shape()) for _ in range(LENGTH)])
+
+
+@families.add
+def guessing_for_ever(r: random.Random) -> Story:
+    name, key, call, says = tool(r), *candidate(r), missing(r, echo=True)
+    return lead_in(r, [Move(name, {key: thing}, *says(thing)) for thing in map(call, range(2 * LENGTH))])
+
+
+@families.add
+def a_service_that_is_down(r: random.Random) -> Story:
+    name, error = tool(r), r.choice(ERRORS)
+    return lead_in(r, [Move(name, {"q": phrase(r)}, error) for _ in range(LENGTH)])
+
+
+@families.add
+def the_date_again_and_again(r: random.Random) -> Story:
+    return lead_in(r, [Move(r.choice(["today", "get_date"]), {}, iso(0)[:10])] * LENGTH)

@@ -15,12 +15,16 @@ from _loop_stories import (
     Story,
     answer,
     args,
+    candidate,
+    iso,
+    missing,
     noun,
     one,
     phrase,
     sentence,
     token,
     tool,
+    uid,
 )
 
 families = Families()
@@ -165,3 +169,72 @@ def twenty_questions(r: random.Random) -> Story:
     return Story(
         one([Move("ask", {"question": f"Is it a {noun(r)} or {noun(r)}?"}, r.choice(["yes", "no"])) for _ in range(20)])
     )
+
+
+@families.add
+def most_of_a_list_is_missing(r: random.Random) -> Story:
+    name, key, call, says, share = tool(r), *candidate(r), missing(r), r.choice([0, 0.1, 0.3])
+    moves = []
+    for i in range(r.randint(9, 30)):
+        thing = call(i)
+        gone = r.random() >= share
+        moves.append(Move(name, {key: thing}, *says(thing)) if gone else Move(name, {key: thing}, answer(r, i)))
+    return Story(one(moves))
+
+
+@families.add
+def a_word_in_many_places(r: random.Random) -> Story:
+    (key, call), nothing = candidate(r), r.choice(["no matches", [], {"matches": []}, "0 results", "none"])
+    word, share = noun(r), r.choice([0, 0.1, 0.3])
+    moves = []
+    for i in range(r.randint(9, 60)):
+        given = {"pattern": word, key: call(i)} if r.random() < 0.8 else {"command": f"grep {word} {call(i)}"}
+        moves.append(Move("grep", given, nothing if r.random() >= share else answer(r, i)))
+    return Story(one(moves))
+
+
+@families.add
+def numbers_of_all_sizes(r: random.Random) -> Story:
+    start, size = r.choice([195, 390, 495, 590]), r.randint(20, 60)
+    told = r.choice([lambda i: i, str, lambda i: {"id": i}, lambda i: {"code": i}, lambda i: f"code: {i}"])
+    given = r.choice([lambda i: i, lambda i: {"n": i}, lambda i: {"code": i, "in": "eu"}, lambda i: {"q": f"no {i}"}])
+    name = tool(r)
+    return Story(one([Move(name, given(start + i), told(start + i)) for i in range(size)]))
+
+
+@families.add
+def one_number_for_all(r: random.Random) -> Story:
+    number, name = r.choice([200, 404, 499, 500]), tool(r)
+    return Story(one([Move(name, {"article": phrase(r)}, number) for _ in range(r.randint(9, 40))]))
+
+
+@families.add
+def tools_that_tell_the_time(r: random.Random) -> Story:
+    name = r.choice(["now", "get_time", "getCurrentDate", "current_datetime", "time__get_current_time"])
+    told = r.choice(
+        [
+            lambda i: {"timestamp": 17 * 10**8 + 60 * i, "zone": "Europe/Rome"},
+            lambda i: f"The time is {iso(i)} in Rome.",
+            lambda i: iso(i)[:10],
+        ]
+    )
+    alone = "T" in str(told(0)) or "stamp" in str(told(0))
+    moves = []
+    for i in range(r.randint(9, 20)):
+        moves += [Move(name, {}, told(i)), *([] if alone else [Move(tool(r), args(r), answer(r, i))])]
+    return Story(one(moves))
+
+
+@families.add
+def tools_that_give_out_what_is_next(r: random.Random) -> Story:
+    name, told = r.choice(
+        [
+            ("next_event", lambda i: f"{iso(i)} door opened"),
+            ("new_request_id", lambda _: {"request_id": uid(r)}),
+            ("get_quote", lambda i: {"price": 5, "as_of": iso(i)}),
+            ("roll_dice", lambda _: r.randint(1, 2)),
+            ("ping", lambda _: f"{r.uniform(1, 99):.3f} ms"),
+            ("next_page", lambda i: {"request_id": uid(r), "items": [], "left": 99 - i}),
+        ]
+    )
+    return Story(one([Move(name, {"of": "x"}, told(i)) for i in range(r.randint(9, 40))]))

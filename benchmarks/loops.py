@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import _agents_held_out
+import _loop_cost
 import _loop_held_out
 import _loop_tuned
 import _work_held_out
@@ -288,6 +289,7 @@ def main() -> int:
         evaluate(options.eval, draws, options.seed, rule)
     solved = trajectories(options.trajectories, rule) if options.trajectories else 0
     timing(rule, (1_000, 10_000) if options.quick else (1_000, 10_000, 100_000))
+    _loop_cost.report(rule, 4 if options.quick else 20)
     return int(recall < 0.95 or false > 0.01 or solved > 0)
 
 

@@ -14,8 +14,9 @@ from shearpin.trace.ambient import Place, place_of, register_locator
 from shearpin.trace.exporting import Exporter
 from shearpin.trace.lines import TraceLines
 from shearpin.trace.plain import is_dict, is_list, plain, register_plain
-from shearpin.trace.providers import parse_arguments, read_usage
+from shearpin.trace.providers import parse_arguments
 from shearpin.trace.reply import Reply
+from shearpin.trace.usage import read_usage
 
 __all__ = [
     "HOOK",

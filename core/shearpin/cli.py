@@ -5,12 +5,14 @@ Exit codes: 0, or what the sub-command says; 2 for what cannot be done, with one
 
 from __future__ import annotations
 
+import errno
 import importlib
+import logging
 import os
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -48,12 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return CANNOT
     try:
         code: int = arguments.run(arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough: `shearpin show … | head`
-        _let_go_of_stdout()
-        return 0
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except (ShearpinError, OSError) as error:
-        print(f"shearpin: {clean(_sentence(error))}", file=sys.stderr)
+        if _output_failed(error) and getattr(error, "errno", None) in _NOBODY_READS:
+            return 0
+        _say(_sentence(error))
         return CANNOT
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -71,6 +73,11 @@ def _parser() -> ArgumentParser:
     return parser
 
 
+def _say(text: str) -> None:
+    if sys.stderr is not None:  # it is closed: `2>&-`
+        print(f"shearpin: {clean(text)}", file=sys.stderr)
+
+
 def _sentence(error: Exception) -> str:
     if isinstance(error, MissingIntegrationError):
         return f"a package is missing; to install it: {error}"
@@ -79,10 +86,17 @@ def _sentence(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _let_go_of_stdout() -> None:
-    """Let the interpreter's last flush go nowhere instead of failing again."""
-    with suppress(OSError, ValueError):  # a stdout that is no file has nothing to let go of
+def _output_failed(error: Exception) -> bool:
+    """Could stdout not be written? Then the interpreter's last flush goes nowhere, instead of failing again."""
+    if not isinstance(error, OSError) or error.filename is not None:
+        return False
+    with suppress(OSError, ValueError, AttributeError):  # a stdout that is no file has nothing to let go of
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
+
+
+_NOBODY_READS = (errno.EPIPE, errno.EBADF, errno.EINVAL)
+"""The reader has seen enough, as in `shearpin show … | head`, or stdout is closed; the last on Windows."""
 
 
 # --- show ----------------------------------------------------------------------------------------------
@@ -103,19 +117,33 @@ def _show(arguments: Namespace) -> int:
     from shearpin.view.terminal import print_trace
 
     color = False if arguments.no_color else None
-    if arguments.list:
-        print_list(list_traces(arguments.file), color=color)
+    with _log_on_stderr():
+        if arguments.list:
+            print_list(list_traces(arguments.file), color=color)
+            return 0
+        trace_id = None if arguments.trace is None else _whole_id(arguments.file, arguments.trace)
+        print_trace(Trace.load(arguments.file, trace_id), color=color, full=arguments.full)
         return 0
-    trace_id = None if arguments.trace is None else _whole_id(arguments.file, arguments.trace)
-    print_trace(Trace.load(arguments.file, trace_id), color=color, full=arguments.full)
-    return 0
+
+
+@contextmanager
+def _log_on_stderr() -> Generator[None]:
+    """What is said of a file that is read, as lines of this command."""
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: _say(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("shearpin")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _whole_id(path: Path, beginning: str) -> str:
     """The id of the one run of the file whose id begins like this."""
-    from shearpin.trace.jsonl import list_traces
+    from shearpin.trace.jsonl import ids_beginning
 
-    ids = {run.trace_id for run in list_traces(path) if run.trace_id.startswith(beginning)}
+    ids = ids_beginning(path, beginning)
     if beginning in ids or not ids:
         return beginning  # loading it says best what is wrong with an id that is not there
     if len(ids) > 1:

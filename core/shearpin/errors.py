@@ -7,14 +7,17 @@
     ├── TraceFormatError (ValueError)
     └── MissingIntegrationError (ImportError)
 
+The text of every error can be printed anywhere: what a terminal or a log would obey instead of show is spelled out.
 The facts of an error are its attributes; the message is derived from them. A stop is one object: every later
 start in the stopped run raises that same object, so its identity tells that two refusals are one stop.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
+from unicodedata import category
 
 if TYPE_CHECKING:
     from shearpin.trace import Trace
@@ -22,6 +25,13 @@ if TYPE_CHECKING:
 
 class ShearpinError(RuntimeError):
     """The root of every error Shearpin raises."""
+
+    def __str__(self) -> str:
+        return printable(self.message())
+
+    def message(self) -> str:
+        """What happened, with names and texts as raw as they were given."""
+        return super().__str__()
 
 
 class RunStoppedError(ShearpinError):
@@ -39,14 +49,10 @@ class RunStoppedError(ShearpinError):
         self.trace: Trace | None = None
         self.partial: Any = None
 
-    def __str__(self) -> str:
-        return self.message()
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.message()!r})"
 
     def message(self) -> str:
-        """The sentence a person reads, made from the facts alone."""
         return f"run stopped: {self.reason}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -141,11 +147,45 @@ def amount(value: float, unit: str) -> str:
     ('$0.0075', '3 model calls', '1 step', '1.5 s')
     """
     if unit == "usd":
-        return f"${value:,.2f}" if round(value, 2) == value else f"${value:.6f}".rstrip("0").rstrip(".")
+        return dollars(value)
     if unit == "seconds":
         return f"{value:.3g} s"
     words = _WORDS.get(unit, unit.replace("_", " "))
     return f"{value:,.0f} {words.removesuffix('s') if value == 1 else words}"
+
+
+def dollars(usd: float, decimals: int = 6) -> str:
+    """Dollars with two decimals at least and `decimals` at most; of less than that, two digits that are not zero.
+
+    >>> dollars(1), dollars(0.1 + 0.2), dollars(1234.5678), dollars(0.0000000312), dollars(-0.5)
+    ('$1.00', '$0.30', '$1,234.5678', '$0.000000031', '-$0.50')
+    """
+    size = abs(usd)
+    if not math.isfinite(size) or size >= _LARGEST:
+        return f"${usd:.3g}"
+    if size > _NOISE:
+        decimals = max(decimals, 1 - math.floor(math.log10(size)))
+    whole, _, part = f"{size:,.{decimals}f}".partition(".")
+    return f"{'-' if usd < 0 else ''}${whole}.{part.rstrip('0'):0<2}"
+
+
+_NOISE, _LARGEST = 1e-12, 1e12
+"""Dollars: less is what floating point leaves of a difference, more is nobody's bill."""
+
+
+def printable(text: str) -> str:
+    r"""`text` without anything that is obeyed, not shown: control, escape and bidi characters, half surrogate pairs.
+
+    >>> print(printable(f"search{chr(27)}[2J"))
+    search\x1b[2J
+    """
+    if text.isprintable():
+        return text
+    return "".join(map(_printable, text))
+
+
+def _printable(char: str) -> str:
+    return char if char.isprintable() else " " if category(char) == "Zs" else repr(char)[1:-1]
 
 
 # --- the framework's own class on a stop --------------------------------------------------------------------------

@@ -7,24 +7,27 @@ import threading
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, TypeVar, overload
 
 from shearpin.errors import EnforcementGapWarning, RunStoppedError
 from shearpin.rules.budget import Budget
 from shearpin.rules.prices import PriceBook
 from shearpin.rules.protocol import Rule
-from shearpin.runs.calls import LLMCall, ToolCall
+from shearpin.runs import given
+from shearpin.runs.calls import LLMCall
 from shearpin.runs.run import Run
 from shearpin.runs.settings import Settings
 from shearpin.runs.tree import Tree
-from shearpin.runs.wrapping import wrap
+from shearpin.runs.wrapping import name_of, wrap
 from shearpin.trace import Identity, Trace
 from shearpin.trace.ambient import place_of
 from shearpin.trace.exporting import Exporter
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+_EXPORTER = ("span_started", "span_ended", "run_ended")
 KEPT_TRACES = 100
 """How many finished runs a guard remembers; older ones live on where the exporters put them."""
 
@@ -40,7 +43,7 @@ class Guard:
         mode: ``"enforce"``, or ``"observe"`` to record what would have been stopped and stop nothing.
 
     Raises:
-        TypeError: a rule is not one.
+        TypeError: a rule or an exporter is not one.
         ValueError: a price or the mode is not one.
     """
 
@@ -65,7 +68,10 @@ class Guard:
         self._finished: deque[Trace] = deque(maxlen=KEPT_TRACES)
         self._ambient: Run | None = None
         self._last_stop: RunStoppedError | None = None
-        self._settings = Settings(rules, tuple(exporters), self.prices, mode == "enforce", self._started, self._ended)
+        self._closes_at_exit = False
+        self._settings = Settings(
+            rules, _checked(exporters), self.prices, mode == "enforce", self._started, self._ended
+        )
 
     # --- runs -----------------------------------------------------------------------------------------------------
 
@@ -81,22 +87,36 @@ class Guard:
         task_type: str | None = None,
         version: str | None = None,
         env: str | None = None,
-        tags: Sequence[str] = (),
+        tags: Sequence[str] | str = (),
         metadata: Mapping[str, Any] | None = None,
         input: object = None,  # noqa: A002 - the trace's own word
     ) -> Run:
-        """A run, to be opened with ``with`` or ``async with``. Inside another run of this guard it is its child."""
+        """A run, to be opened once with ``with`` or ``async with``. Inside another run of this guard it is its child.
+
+        Names and labels that are no strings are made some; a single tag may come without a list around it.
+        """
+        facts = {given.text(key): value for key, value in dict(metadata or {}).items()}
         identity = Identity(
-            session_id, user_id, tenant, team, organization, task_type, version, env, tuple(tags), dict(metadata or {})
+            given.label(session_id),
+            given.label(user_id),
+            given.label(tenant),
+            given.label(team),
+            given.label(organization),
+            given.label(task_type),
+            given.label(version),
+            given.label(env),
+            given.labels(tags),
+            facts,
         )
-        return Run(self, self._settings, name, identity, input)
+        return Run(self, self._settings, given.label(name) or "run", identity, input)
 
     def tool(self, function: Function) -> Function:
         """Decorate a tool: each call is one span of the current run, refused before the body runs if a rule says so.
 
         Outside any run, the calls of all functions decorated by this guard accumulate in one ambient run.
         """
-        return wrap(function, lambda arguments: ToolCall(self._here(), function.__name__, arguments, None))
+        name = name_of(function)
+        return wrap(function, lambda arguments: self._here().tool(name, arguments))
 
     @overload
     def llm(self, function: Function) -> Function: ...
@@ -105,18 +125,15 @@ class Guard:
     def llm(self, function: Any = None, *, model: str | None = None, provider: str | None = None) -> Any:
         """Decorate a function that calls a model and returns the provider's answer, or the text.
 
-        The model, ``messages`` (or ``prompt``), ``max_tokens`` and ``tools`` are read from arguments of these names.
+        The model, ``messages`` (or ``prompt``), ``max_tokens`` and ``tools`` are read from arguments of these names,
+        given or by default.
         """
 
         def decorate(decorated: Function) -> Function:
+            name = model or name_of(decorated)
+
             def call(arguments: Mapping[str, Any]) -> LLMCall:
-                return self._here().llm(
-                    model=str(arguments.get("model") or model or decorated.__name__),
-                    messages=arguments.get("messages", arguments.get("prompt", ())),
-                    max_tokens=arguments.get("max_tokens"),
-                    tools=arguments.get("tools") or (),
-                    provider=provider,
-                )
+                return self._here().llm(provider=provider, **_asked(arguments, name))
 
             return wrap(decorated, call)
 
@@ -175,10 +192,17 @@ class Guard:
         with self._lock:
             if self._ambient is None:
                 self._warn_of_lost_context()
-                self._ambient = self.run("ambient")
-                self._ambient.open()
-                _close_at_exit(self)
+                ambient = self.run("ambient")
+                ambient.open()
+                self._ambient = ambient
+                self._close_at_exit()
             return self._ambient
+
+    def _close_at_exit(self) -> None:
+        """Registered at the first ambient run: by then its exporters are, and what is registered last runs first."""
+        if not self._closes_at_exit:
+            self._closes_at_exit = True
+            atexit.register(_close_quietly, weakref.ref(self))
 
     def _warn_of_lost_context(self) -> None:
         if self._live:
@@ -186,7 +210,7 @@ class Guard:
                 "a decorated function was called outside of the guard's live runs and is counted in a run of its own; "
                 "if it belongs to one, start its thread with contextvars.copy_context().run, or hand it the run",
                 EnforcementGapWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
 
     def _started(self, run: Run) -> None:
@@ -202,19 +226,38 @@ class Guard:
             self._last_stop = tree.stop
 
 
-def _close_at_exit(guard: Guard) -> None:
+def _checked(exporters: Sequence[Exporter]) -> tuple[Exporter, ...]:
+    if not isinstance(exporters, Iterable):
+        raise TypeError(f"Guard(exporters={exporters!r}): must be a list of exporters")
+    found = tuple(exporters)
+    for exporter in found:
+        missing = [name for name in _EXPORTER if not callable(getattr(exporter, name, None))]
+        if isinstance(exporter, type) or missing:
+            lacks = f"it lacks {', '.join(missing)}" if missing else "it is a class, not an object"
+            raise TypeError(f"Guard(exporters=[...]): {exporter!r} is no exporter, {lacks}")
+    return found
+
+
+def _asked(arguments: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """What a decorated function asks its model; an argument that means something else by its name is passed over."""
+    named, tools = arguments.get("model"), arguments.get("tools")
+    limit = None
+    with suppress(TypeError):
+        limit = given.token_limit(arguments.get("max_tokens"))
+    return {
+        "model": named if named and isinstance(named, str) else model,
+        "messages": given.messages(arguments.get("messages")) or given.messages(arguments.get("prompt")),
+        "max_tokens": limit,
+        "tools": tools if isinstance(tools, list | tuple) else (),
+    }
+
+
+def _close_quietly(reference: weakref.ref[Guard]) -> None:
     """An ambient run that nobody closed ends with the process, without a word: there is nobody to raise to."""
-    reference = weakref.ref(guard)
-
-    def close() -> None:
-        alive = reference()
-        if alive is not None:
-            try:
-                alive.close()
-            except RunStoppedError:
-                return
-
-    atexit.register(close)
+    alive = reference()
+    if alive is not None:
+        with suppress(RunStoppedError):
+            alive.close()
 
 
 def guard(*rules: Rule | Guard, **options: Any) -> Callable[[Function], Function]:
@@ -222,12 +265,13 @@ def guard(*rules: Rule | Guard, **options: Any) -> Callable[[Function], Function
 
     The guard is the function's ``pin`` attribute. Options are those of `Guard`.
     """
-    pin = rules[0] if len(rules) == 1 and isinstance(rules[0], Guard) else Guard(*rules, **options)  # type: ignore[arg-type]
+    pin = rules[0] if len(rules) == 1 and isinstance(rules[0], Guard) and not options else Guard(*rules, **options)  # type: ignore[arg-type]
 
     def decorate(function: Function) -> Function:
-        wrapped = wrap(function, lambda arguments: pin.run(function.__name__, input=arguments))
-        wrapped.pin = pin  # type: ignore[attr-defined]
-        return wrapped
+        name = name_of(function)
+        wrapped: Any = wrap(function, lambda arguments: pin.run(name, input=arguments))
+        getattr(wrapped, "__func__", wrapped).pin = pin  # of a static or class method: the function in it
+        return wrapped  # type: ignore[no-any-return]
 
     return decorate
 

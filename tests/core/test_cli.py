@@ -1,7 +1,10 @@
 """The command line: what it shows, and that what goes wrong is one line and an exit code."""
 
+import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -131,6 +134,67 @@ def test_show_says_what_is_no_file_of_traces(tmp_path, capsys, content, option):
     assert r"runs\x1b[2J.jsonl" in complaint(capsys)
 
 
+# --- show, of a file with a bad run
+
+
+@pytest.fixture
+def damaged(runs):
+    """The same runs, and a fourth, the newest, whose tag is no text."""
+    bad = {
+        "of": "bb44" + "0" * 28,
+        "by": "b",
+        "n": 0,
+        "run": {"schema": 1, "name": "bad", "identity": {"tags": [2024]}},
+    }
+    runs.write_bytes(runs.read_bytes() + json.dumps(bad).encode() + b"\n")
+    return runs
+
+
+@pytest.mark.parametrize(("option", "shown"), [([], "evening"), (["--trace", "aa1"], "morning"), (["--list"], "noon")])
+def test_show_shows_what_can_be_read(damaged, capsys, option, shown):
+    assert main(["show", str(damaged), *option]) == 0
+
+    out, err = capsys.readouterr()
+    assert shown in out
+    assert "bad" not in out
+    if option[:1] != ["--trace"]:
+        assert re.match(r"shearpin: .*: unreadable lines left out: 1; the first is line \d+: identity\.tags\.0: ", err)
+        assert err.count("\n") == 1
+
+
+def test_show_says_what_is_wrong_with_the_run_that_was_asked_for(damaged, capsys):
+    assert main(["show", str(damaged), "--trace", "bb4"]) == 2
+
+    assert "identity.tags.0" in complaint(capsys)
+
+
+def test_show_says_once_what_it_left_out_however_often_it_is_called(damaged, capsys):
+    for _ in range(3):
+        main(["show", str(damaged), "--list"])
+
+    assert capsys.readouterr().err.count("\n") == 3
+
+
+def test_show_takes_numbers_of_any_size(tmp_path, capsys):
+    many = 10**400
+    span = {"span_id": "1", "parent_id": None, "kind": "llm", "name": "m", "usage": {"input_tokens": many}}
+    records = [
+        {"run": {"schema": 1, "name": "n", "started_ns": 1}},
+        {
+            "ended": span,
+            "sums": {"steps": many, "llm_calls": many, "tool_calls": -many, "usage": {"input_tokens": many}},
+        },
+    ]
+    path = tmp_path / "runs.jsonl"
+    path.write_text("".join(json.dumps({"of": "a", "by": "b", "n": n} | r) + "\n" for n, r in enumerate(records)))
+
+    assert main(["show", str(path)]) == main(["show", str(path), "--list"]) == 0
+
+    out = capsys.readouterr().out
+    assert ">1,000,000,000,000,000 tokens in" in out
+    assert max(map(len, out.splitlines())) <= 140
+
+
 # --- demo
 
 
@@ -202,6 +266,34 @@ def test_a_reader_that_has_seen_enough_is_no_error(runs):
         assert process.stderr.read() == b""
 
     assert process.returncode == 0
+
+
+def shell(line: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """`line` in a shell, with `$shearpin` and `$1`, `$2`, …"""
+    command = f"{sys.executable} -c 'import sys; from shearpin.cli import main; sys.exit(main())'"
+    script = f'shearpin() {{ {command} "$@"; }}; {line}'
+    return subprocess.run(["sh", "-c", script, "sh", *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("option", ["", "--list"])
+def test_a_closed_stdout_is_no_error(runs, option):
+    done = shell(f"shearpin show $1 {option} >&-", runs)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_closed_stderr_changes_nothing(runs):
+    done = shell("shearpin show $1 --trace none 2>&-", runs)
+
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is full, as Linux has one")
+def test_a_full_disk_is_one_line(runs):
+    done = shell("shearpin show $1 >/dev/full", runs)
+
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "No space left on device" in done.stderr
 
 
 def test_it_tells_its_version(capsys):

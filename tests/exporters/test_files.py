@@ -1,3 +1,4 @@
+import gc
 import inspect
 import json
 import logging
@@ -166,7 +167,7 @@ def test_what_a_run_tells_is_written_without_being_asked_for(path, exporter):
 
 def test_a_start_tells_what_was_known_then_however_late_it_is_written(path, exporter):
     play = Play(exporter)
-    with exporter._encoding:  # noqa: SLF001 - the thread is busy elsewhere
+    with exporter._writer._encoding:  # noqa: SLF001 - the thread is busy elsewhere
         span = play.start("tool", attributes={"asked": 1})
         span.attributes["answered"] = 2
         play.end(span)
@@ -309,6 +310,99 @@ def test_closing_leaves_no_file_open(path):
     assert len(list(DESCRIPTORS.iterdir())) == before
 
 
+# --- an exporter that nobody holds any more
+
+
+def threads_of_writers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "shearpin-jsonl"]
+
+
+def settled(condition) -> bool:
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
+@pytest.mark.skipif(not DESCRIPTORS.exists(), reason="counts descriptors as Linux shows them")
+@pytest.mark.parametrize("told", [True, False], ids=["used", "unused"])
+def test_exporters_that_are_dropped_leave_neither_threads_nor_open_files(tmp_path, told):
+    threads, files = len(threads_of_writers()), len(list(DESCRIPTORS.iterdir()))
+
+    for number in range(30):
+        exporter = JSONLinesExporter(tmp_path / f"{number}.jsonl")
+        if told:
+            Play(exporter).finish()
+        del exporter
+    gc.collect()
+
+    assert settled(lambda: len(threads_of_writers()) == threads)
+    assert settled(lambda: len(list(DESCRIPTORS.iterdir())) == files)
+    assert all(Trace.load(tmp_path / f"{number}.jsonl").status == "ok" for number in range(30 * told))
+
+
+def test_what_a_dropped_exporter_was_told_is_written_however_much_it_is(path):
+    exporter = JSONLinesExporter(path)
+    play = Play(exporter)
+    for number in range(5000):
+        play.call(str(number))
+    play.finish()
+
+    play.exporter = None
+    began = time.monotonic()
+    del exporter
+    gc.collect()
+    took = time.monotonic() - began
+
+    assert took < 1
+    assert settled(lambda: not threads_of_writers())
+    assert len(Trace.load(path).spans) == 5001
+    assert_whole(path)
+
+
+def test_what_a_dropped_exporter_was_told_is_written_at_exit(path):
+    code = """
+        play = Play(exporter)
+        for number in range(5000): play.call(str(number))
+        play.finish()
+        del exporter, play
+    """
+    python(code, path)
+
+    assert len(Trace.load(path).spans) == 5001
+
+
+def test_an_exporter_dropped_while_its_disk_takes_its_time_is_not_waited_for(path):
+    exporter = JSONLinesExporter(path)
+    play = Play(exporter)
+    with exporter._writer._writing:  # noqa: SLF001 - a write that takes its time
+        play.finish()
+        play.exporter = None
+        began = time.monotonic()
+        del exporter
+        gc.collect()
+        took = time.monotonic() - began
+
+    assert took < 1
+    assert settled(lambda: not threads_of_writers())
+    assert Trace.load(path).status == "ok"
+
+
+def test_a_dropped_exporter_without_a_thread_is_written_when_somebody_reads(path, monkeypatch):
+    def none_left(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    exporter = JSONLinesExporter(path)
+    play = Play(exporter)
+    play.finish()
+    play.exporter = None
+    del exporter
+    gc.collect()
+
+    assert Trace.load(path).status == "ok"
+
+
 # --- the end of a process
 
 ENDINGS = {
@@ -348,11 +442,11 @@ def test_a_run_that_ends_at_exit_after_the_exporter_did(path):
     code = """
         play = Play(exporter)
         exporter.close()
-        from shearpin_exporters.files import jsonlines
+        from shearpin_exporters.files import writing
         import atexit
-        atexit.unregister(jsonlines._at_exit)
+        atexit.unregister(writing._at_exit)
         atexit.register(play.finish)
-        atexit.register(jsonlines._at_exit)
+        atexit.register(writing._at_exit)
     """
     python(code, path)
 
@@ -684,18 +778,18 @@ def test_a_disk_that_works_again_is_noticed_without_being_asked(path):
 @needs_limits
 def test_memory_is_bounded_and_a_live_run_is_whole_in_the_end(path):
     code = """
-        from shearpin_exporters.files import jsonlines
+        from shearpin_exporters.files import writing
         play = Play(exporter, "live")
         limit(1)
         gone = Play(exporter, "gone")
-        for number in range(2 * jsonlines.UNWRITTEN // 1_000_000):
+        for number in range(2 * writing.UNWRITTEN // 1_000_000):
             for run in (play, gone): run.call(str(number), attributes={"x": "x" * 1_000_000})
-        for number in range(jsonlines.BACKLOG): play.exporter.span_ended(play.trace, play.root)
+        for number in range(writing.BACKLOG): play.exporter.span_ended(play.trace, play.root)
         gone.finish()
         for number in range(1000): play.exporter.span_ended(play.trace, play.root)
-        held = exporter._encoded - exporter._written
-        assert held < jsonlines.UNWRITTEN + 4_000_000, held
-        assert len(exporter._queue) <= jsonlines.BACKLOG + 2, len(exporter._queue)
+        held = exporter._writer._encoded - exporter._writer._written
+        assert held < writing.UNWRITTEN + 4_000_000, held
+        assert len(exporter._writer._queue) <= writing.BACKLOG + 2, len(exporter._writer._queue)
         limit(resource.RLIM_INFINITY)
         play.finish()
         assert exporter.flush()
@@ -758,7 +852,7 @@ def test_telling_takes_an_agent_microseconds(exporter):
 
 def test_an_agent_does_not_wait_for_a_slow_disk(exporter):
     play = Play(exporter)
-    with exporter._writing:  # noqa: SLF001 - a write that takes its time
+    with exporter._writer._writing:  # noqa: SLF001 - a write that takes its time
         began = time.monotonic()
         for number in range(1000):
             play.call(str(number))
@@ -771,11 +865,11 @@ def test_an_agent_does_not_wait_for_a_slow_disk(exporter):
 @needs_limits
 def test_agents_faster_than_the_disk_are_slowed_down_rather_than_forgotten(path):
     code = """
-        from shearpin_exporters.files import jsonlines
+        from shearpin_exporters.files import writing
         play = Play(exporter)
         limit(1)
-        for number in range(jsonlines.BACKLOG // 2 + 5000): play.call("x")
-        assert len(exporter._queue) <= jsonlines.BACKLOG + 2
+        for number in range(writing.BACKLOG // 2 + 5000): play.call("x")
+        assert len(exporter._writer._queue) <= writing.BACKLOG + 2
         limit(resource.RLIM_INFINITY)
         play.finish()
         assert exporter.flush() and exporter.lost == 0

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from shearpin.errors import RunStoppedError
 from shearpin.trace import Identity, Span, SpanError, Stop, Trace, Usage
 from shearpin.trace.model import new_span
-from shearpin.view.figures import brief, call_text, duration, money
+from shearpin.view.figures import brief, call_text, count, duration, money
 from shearpin.view.terminal import print_trace, render
 from shearpin.view.text import cells, clean, wrap
 
@@ -328,7 +328,7 @@ def test_parents_sum_up_what_is_below_them():
     run.llm(agent, usage=usage(100, 10, 0.002))
     run.llm(run.add("node", "plan", agent), usage=usage(50, 5, 0.001))
 
-    assert "150 →  15  $0.0030" in line_with("agent booker", run.end())
+    assert "150 →  15  $0.003" in line_with("agent booker", run.end())
 
 
 def test_a_call_without_price_makes_its_parents_unpriced():
@@ -362,10 +362,11 @@ def test_a_tool_uses_the_space_of_the_figures_it_has_not():
     ("usd", "shown"),
     [
         (0.0075, "$0.0075"),
-        (0.011, "$0.0110"),
+        (0.011, "$0.011"),
+        (0.1 + 0.2, "$0.30"),
         (0.5, "$0.50"),
         (12.345, "$12.35"),
-        (3e-5, "$0.000030"),
+        (3e-5, "$0.00003"),
         (0, "$0.00"),
         (1e-9, "<$0.000001"),
         (-0.5, "-$0.50"),
@@ -375,6 +376,29 @@ def test_a_tool_uses_the_space_of_the_figures_it_has_not():
 )
 def test_money_has_enough_digits(usd, shown):
     assert money(usd) == shown
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [
+        (0, "0"),
+        (999_999, "999,999"),
+        (1_000_000, "1.00M"),
+        (10**15, "1,000,000,000.00M"),
+        (10**400, ">1,000,000,000,000,000"),
+        (-(10**400), "->1,000,000,000,000,000"),
+        (2 * (10**4300 - 1), ">1,000,000,000,000,000"),
+    ],
+    ids=range(7),
+)
+def test_a_count_of_any_size_is_short(number, shown):
+    assert count(number) == shown
+
+
+def test_a_program_without_stdout_prints_nowhere(monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+
+    Recording().end().print()
 
 
 @pytest.mark.parametrize(
@@ -574,7 +598,7 @@ def test_repeated_steps_are_told_in_one_line_with_their_sum():
     (line,) = lines_with("more", trace)
 
     assert "├─ … 32 more steps " in line
-    assert line.endswith("3,200 → 320  $0.0800  6.40 s")
+    assert line.endswith("3,200 → 320  $0.08    6.40 s")
     assert [step for step in range(1, 41) if re.search(rf"step {step}\b", render(trace))] == [1, 2, 3, *range(36, 41)]
 
 

@@ -10,7 +10,8 @@ import re
 from enum import IntEnum
 from typing import NamedTuple
 
-from shearpin.rules.canonical import Call, text_of, words
+from shearpin.rules.canonical import Call, text_of
+from shearpin.rules.manners import words
 from shearpin.trace import LLMSpan
 
 _SHORT = 200
@@ -32,7 +33,9 @@ class Tells(IntEnum):
     """A long answer: two different questions hardly share it."""
     EMPTY = 3
     """Nothing was found."""
-    ERROR = 4
+    MISSING = 4
+    """It failed, since there is no such thing as was asked for; the next thing may be there."""
+    ERROR = 5
     """It failed."""
 
 
@@ -56,11 +59,17 @@ _ERROR = frozenset(
     )
 )
 _EMPTY = frozenset(words("no not none nothing null nil empty missing without zero didn doesn don wasn weren couldn"))
-_STATUS = re.compile(
-    r"^\W*[45]\d\d\W*$|\b(http|status|code)\W{1,4}[45]\d\d\b|\bexit\w*( with)?( code| status)?\W{1,3}[1-9]"
+_STATUS = re.compile(r"\b(?:http|status|code)\W{1,4}([45]\d\d)\b|\bexit\w*(?: with)?(?: code| status)?\W{1,3}([1-9])")
+"""A number alone is what was asked for, be it 404."""
+_STATUS_WORDS = frozenset(words("http status code exit exits exited exiting exitcode exitstatus"))
+_NO_TOOL = frozenset(words("tool function command"))
+_NO_SUCH = _NO_TOOL | {"valid"}
+_ABSENT = re.compile(
+    r"not ?found|\bno ?such|(not|n't) exist|\bnot known|\b(404|410|enoent|nxdomain)\b|"
+    r"(key|lookup|index)error|getaddrinfo|name resolution|"
+    r"\bunknown (?!error|exception|failure|reason|argument|parameter|option|flag|field)"
 )
-_STATUS_WORDS = frozenset(words("http status code"))
-_NO_SUCH = frozenset(words("tool function command valid"))
+_NO_SEARCH = frozenset(words("such exist 404"))
 _NO_HITS = re.compile(r"\b0 [a-z]|\b(total|count|hits|results|found|matches|size|length)\W{1,4}0\b")
 _FINE = re.compile(
     r"\b(no|0|zero|without|any) (\w+ )?(errors?|issues?|problems?|warnings?|conflicts?|failures?|failed|threats?|"
@@ -87,7 +96,8 @@ _READING = re.compile(
     r"[_ ](at|on|time)))\W*$"
 )
 _TIME_TALK = frozenset(
-    words("a as at current date datetime is it iso local now of server the time timestamp today ts utc")
+    words("a as at current date datetime in is it iso local ms now of s sec seconds secs server the time timestamp")
+    + words("today ts utc")
 )
 _LASTED = r"\b\d+\.\d+ ?(s|ms|secs?|seconds)\b"
 """A time with a fraction was measured; a countdown has none."""
@@ -95,8 +105,10 @@ _TRACKING = re.compile(
     r"\b(request|req|trace|span|correlation)[ _-]?id\W+[\w-]+|"
     rf"\b(took|latency|(response|query)[ _]time)(_\w+)?\W+[\d.]+|{_LASTED}"
 )
-_TRACKED = ("req", "trace", "span", "correlation", "took", "latency", "response", "query")
-_MEASURED = re.compile(r"\d\.\d").search
+_TRACKED = ("req", "trace", "span", "correlation")
+_day = re.compile(r"-\d\d[t ]\d\d:").search
+_epoch = re.compile(r"1[5-9]\d{8}").search
+_measured = re.compile(r"\.\d+ ?[ms]").search
 _FRESH = re.compile(
     rf"{_CLOCK.pattern}|\b\d\d:\d\d:\d\d([.,]\d+)?\b|\b[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}\b|#\d+\b|"
     rf"\b\d+ times\b|{_LASTED}"
@@ -111,57 +123,79 @@ _COUNTED = frozenset(
 )
 _COUNT = frozenset(words("id no nr number"))
 _digit = re.compile(r"\d").search
+_CUT_OFF = frozenset(["cancelled", "paused", "stopped"])
+_QUIET = Answer(Tells.NOTHING, 0, 0)
+
+
+_TELLING = frozenset(word.encode() for word in _ERROR | _NO_SUCH | _EMPTY | _DONE | _STATUS_WORDS | {"output", "0"})
+"""The words that make an answer more than an answer, or less."""
+_APART = bytes(byte if chr(byte).isalnum() else 32 for byte in range(128)) + bytes(128)
 
 
 def read_answer(call: Call) -> Answer | None:
     """What came back, or None if nothing did: the call was cut off, or the model did more than talk."""
     span = call.span
-    if span.status in ("cancelled", "paused", "stopped"):
+    if span.status in _CUT_OFF:
         return None
     if isinstance(span, LLMSpan):
         text = "" if span.error or span.tool_calls else " ".join((span.reply or "").lower().split())
-        return _plain(_length(text), text) if text else None
+        return _plain(_length(text), text, call) if text else None
     if call.manner.quiet:
-        return Answer(Tells.NOTHING, 0, 0)
+        return _QUIET
     if span.error is not None:
-        return _failure(Tells.ERROR, f"{span.error.type}: {span.error.message}"[:_READ].lower(), call)
-    text = text_of(span.output)
-    answer = _judge(text[:_READ].strip(), call)
-    if len(text) > _READ:
-        rest = hash(text[_READ:])
-        return Answer(answer.tells, hash((answer.digest, rest)), hash((answer.echoless, rest)))
-    return answer
+        return _failure(f"{span.error.type}: {span.error.message}"[:_READ].lower(), call)
+    text = span.stored_output if type(span.stored_output) is str else text_of(span.output)
+    if len(text) <= _READ:
+        return _judge(text.strip(), call)
+    answer, rest = _judge(text[:_READ].strip(), call), hash(text[_READ:])
+    return Answer(answer.tells, hash((answer.digest, rest)), hash((answer.echoless, rest)))
 
 
 def _judge(text: str, call: Call) -> Answer:
     if text in _VOID:
-        return Answer(Tells.NOTHING, 0, 0)
+        return _QUIET
     text = text.lower()
-    short = len(text) <= _SHORT
-    if short and "output" in text and _SILENT.search(text):
-        return _plain(Tells.NOTHING, text)
     head = text[:_SHORT]
-    found = words(head)
-    failure = _failing(head, found)
+    if _merely_answers(head, call):
+        return _plain(_length(text), text, call)
+    short, found = len(text) <= _SHORT, words(head)
+    if short and "output" in found and _SILENT.search(text):
+        return _plain(Tells.NOTHING, text, call)
+    failure = _failing(head, found, call)
     if failure is Tells.ERROR or (failure is Tells.EMPTY and short):
-        return _failure(failure, text, call)
-    return _plain(Tells.NOTHING if short and _acknowledges(found, call) else _length(text), text)
+        return _failure(text, call, failure)
+    return _plain(Tells.NOTHING if short and _acknowledges(found, call) else _length(text), text, call)
 
 
-def _failing(head: str, found: list[str]) -> Tells | None:
+def _merely_answers(head: str, call: Call) -> bool:
+    """Is there no sign that it tells more or less? So it is with most answers; bytes are the quickest to take apart."""
+    return (
+        head.isascii()
+        and _TELLING.isdisjoint(found := head.encode().translate(_APART).split())
+        and bool(found)
+        and "error" not in head
+        and "exception" not in head
+        and "[]" not in head
+        and "{}" not in head
+        and not any(map(head.__contains__, call.manner.verbs))
+    )
+
+
+def _failing(head: str, found: list[str], call: Call) -> Tells | None:
     empty = _finds_nothing(head, found)
     error = "error" in head or "exception" in head or not (_ERROR | _NO_SUCH if empty else _ERROR).isdisjoint(found)
     if not error and not empty:
-        return Tells.ERROR if _tells_status(head, found) else None
+        return Tells.ERROR if _tells_status(head, found, call) else None
     rest = _FINE.sub("fine", head)
     if rest == head:
         return Tells.ERROR if error else Tells.EMPTY
-    return _failing(rest, words(rest))  # "no errors" is no error: look at what else it says
+    return _failing(rest, words(rest), call)  # "no errors" is no error: look at what else it says
 
 
-def _tells_status(head: str, found: list[str]) -> bool:
-    usual = len(found) > 1 and "exit" not in head and _STATUS_WORDS.isdisjoint(found)
-    return not usual and _STATUS.search(head) is not None
+def _tells_status(head: str, found: list[str], call: Call) -> bool:
+    """A number that the call was made with is an echo, no status."""
+    status = None if _STATUS_WORDS.isdisjoint(found) else _STATUS.search(head)
+    return status is not None and (status[1] or status[2]) not in call.said
 
 
 def _finds_nothing(head: str, found: list[str]) -> bool:
@@ -183,7 +217,7 @@ def _length(text: str) -> Tells:
     return Tells.ANSWER if len(text) <= _SHORT else Tells.LONG
 
 
-def _failure(tells: Tells, text: str, call: Call) -> Answer:
+def _failure(text: str, call: Call, tells: Tells = Tells.ERROR) -> Answer:
     """Without ids, clocks and counters, wherever they stand."""
     kept: list[str] = []
     counting = False
@@ -193,22 +227,44 @@ def _failure(tells: Tells, text: str, call: Call) -> Answer:
         elif counting or _RANDOM.fullmatch(word):
             continue
         kept.append(word)
-    return Answer(tells, hash(tuple(kept)), hash(tuple(word for word in kept if word not in call.said)))
+    rest = [word for word in kept if word not in call.said]
+    # "not found" alone is what a search says.
+    talks_of_it = tells is Tells.ERROR or len(rest) < len(kept) or not _NO_SEARCH.isdisjoint(kept)
+    if talks_of_it and _ABSENT.search(text, 0, _SHORT) and _NO_TOOL.isdisjoint(kept):
+        tells = Tells.MISSING
+    return Answer(tells, hash(tuple(kept)), hash(tuple(rest)))
 
 
-def _plain(tells: Tells, text: str) -> Answer:
+def _plain(tells: Tells, text: str, call: Call) -> Answer:
     """Without clocks and ids that say of themselves that they are such: any other date may be what was asked for."""
-
-    def reading(found: re.Match[str]) -> str:
-        label = _READING.search(text, max(0, found.start() - _LABEL), found.start())
-        return " " if label else found[0]
-
-    rest = text
-    if _digit(text):
-        rest = _CLOCK.sub(reading, text)
-        if rest != text and _TIME_TALK.issuperset(words(rest)):
-            rest = text
-    if _digit(rest) and (_MEASURED(rest) or any(word in rest for word in _TRACKED)):
-        rest = _TRACKING.sub(" ", rest)
-    digest = hash(rest)
+    manner = call.manner
+    if manner.chance:
+        text += call.span.span_id
+    elif not manner.exact and _may_tell_readings(text):
+        text = _without_readings(text)
+    digest = hash(text)
     return Answer(tells, digest, digest)
+
+
+def _may_tell_readings(text: str) -> bool:
+    """Could `_CLOCK` or `_TRACKING` find anything? Asked of every answer, so with few and simple looks."""
+    return (
+        ("-" in text and _day(text) is not None)
+        or _epoch(text) is not None
+        or ("." in text and _measured(text) is not None)
+        or ("id" in text and any(map(text.__contains__, _TRACKED)))
+        or "took" in text
+        or "latency" in text
+        or ("time" in text and ("response" in text or "query" in text))
+    )
+
+
+def _without_readings(text: str) -> str:
+    rest = _TRACKING.sub(" ", _CLOCK.sub(_unless_asked_for, text))
+    # Where nothing else is said, the reading is the answer.
+    return text if rest != text and _TIME_TALK.issuperset(words(rest)) else rest
+
+
+def _unless_asked_for(found: re.Match[str]) -> str:
+    label = _READING.search(found.string, max(0, found.start() - _LABEL), found.start())
+    return " " if label else found[0]

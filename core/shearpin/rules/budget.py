@@ -7,13 +7,13 @@ they are spent at admission.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from shearpin.errors import BudgetExceededError, amount
-from shearpin.rules.expecting import MONEY_AND_TOKENS, Amounts, Need, amounts
+from shearpin.rules.expecting import MONEY_AND_TOKENS, Amounts, Need, amounts, estimate_input
 from shearpin.rules.prices import Price, parse_price
 from shearpin.rules.protocol import Notice, Scene
 from shearpin.trace import LLMSpan, Span, Usage
@@ -43,7 +43,8 @@ class Budget:
     nobody has a price for while ``usd`` is limited: refuse it before its first call (``deny``), let it run uncounted
     (``allow``), or count it at this price: dollars per million tokens, or a mapping as in ``Guard(prices=...)``.
     ``reserve`` says how much output a call is expected to make while it is in flight: its own ``max_tokens``, else
-    ``expected_output_tokens`` (``expected``) or the model's output limit (``max``). ``wait_seconds`` bounds how long
+    ``expected_output_tokens`` (``expected``) or all the room that the prompt leaves in the model's context window, as
+    far as the price table knows it (``max``). ``wait_seconds`` bounds how long
     a call waits for others in flight when only they stand in its way.
 
     Raises ValueError for a limit that is negative or not a number, and when no limit is given.
@@ -68,12 +69,16 @@ class Budget:
         if not limits:
             raise ValueError(f"Budget needs a limit: one of {', '.join(UNITS)}")
         for unit, limit in limits.items():
-            _require(isinstance(limit, int | float) and not isinstance(limit, bool), f"{unit}={limit!r}", "a number")
-            _require(math.isfinite(limit) and limit >= 0, f"{unit}={limit!r}", "zero or more")
-        _require(0 < self.warn_at <= 1, f"warn_at={self.warn_at!r}", "a share between 0 and 1")
+            _require(_is_number(limit), f"{unit}={limit!r}", "a finite number, zero or more")
+            whole = unit in ("usd", "seconds") or limit == int(limit)
+            _require(whole, f"{unit}={limit!r}", "a whole number")
+        _require(
+            _is_number(self.warn_at) and 0 < self.warn_at <= 1, f"warn_at={self.warn_at!r}", "a share between 0 and 1"
+        )
         _require(self.reserve in ("expected", "max"), f"reserve={self.reserve!r}", "'expected' or 'max'")
-        _require(self.expected_output_tokens >= 0, "expected_output_tokens", "zero or more")
-        _require(self.wait_seconds >= 0, f"wait_seconds={self.wait_seconds!r}", "zero or more")
+        expected = self.expected_output_tokens
+        _require(_is_number(expected), f"expected_output_tokens={expected!r}", "a number, zero or more")
+        _require(_is_number(self.wait_seconds), f"wait_seconds={self.wait_seconds!r}", "a finite number, zero or more")
         self.fallback_price  # noqa: B018 - a bad price is an error here, not in the middle of a run
 
     name = "Budget"
@@ -100,6 +105,10 @@ class Budget:
 
 
 _UNKNOWN = "'deny', 'allow' or a price"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
 def _require(condition: bool, what: str, wanted: str) -> None:
@@ -159,6 +168,9 @@ class BudgetWatch:
 
     def release(self, span: Span) -> None:
         self.held.pop(span.span_id, None)
+
+    def recall(self, span: Span) -> None:
+        """It is counted in what the run took along."""
 
     # --- what others ask ------------------------------------------------------------------------------------------
 
@@ -220,23 +232,21 @@ class BudgetWatch:
     def _expected_output(self, span: LLMSpan) -> int:
         if span.kind == "embedding":
             return 0
+        if span.max_tokens is not None:
+            return span.max_tokens
         expected = self.rule.expected_output_tokens
         if self.rule.reserve == "max":
-            limit = self.scene.prices.limits(span.request_model or "", span.provider).max_output_tokens
-            expected = limit or expected
-        return expected if span.max_tokens is None else span.max_tokens
+            window = self.scene.prices.context_window(span.request_model or "", span.provider) or 0
+            return max(expected, window - estimate_input(span))
+        return expected
 
     def _price(self, span: LLMSpan) -> Price | None:
         return self.scene.prices.find(span.request_model or "", span.provider) or self.rule.fallback_price
 
     def _used(self, need: Need, usage: Usage) -> Amounts:
-        span, cost = need.span, usage.cost_usd
-        if cost is None and self.rule.fallback_price is not None:
-            cost = self.rule.fallback_price.cost(usage)
-        used = amounts(usage, cost)
-        cut = span.status != "ok" and (span.reply or span.tool_calls)
+        used, span = amounts(usage, usage.cost_usd), need.span
         # Nobody told what the call used: never charge less than was held, unless it was seen to be cut short.
-        return used.at_least(need.exact) if span.usage_estimated and not cut else used
+        return used.at_least(need.exact) if span.usage_estimated and not span.was_cut else used
 
     def _wanted(self, unit: str, span: Span) -> float | None:
         """How much of a counted `unit` this span would take; None when it takes none, and so cannot be refused."""

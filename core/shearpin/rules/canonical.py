@@ -10,28 +10,23 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
-from functools import lru_cache
-from itertools import islice, pairwise
-from typing import Any, NamedTuple, TypeAlias, TypeGuard
+from itertools import islice
+from typing import Any, TypeAlias, TypeGuard
 
+from shearpin.rules.manners import HANDOFF, MODEL, PLAIN, Manner, manner_of, words
 from shearpin.trace import Span
 from shearpin.trace.pool import ROOT, Chain
 
-_CONTENT = 2_000
+CONTENT = 2_000
 """Characters from which a text is content, compared as it stands: no model varies that much by accident."""
 _MANY = 200
 """Items from which a list is content."""
 _DEPTH = 70
 """Deeper than plain data ever is."""
-_STEM = 4
 _LOOK_BACK = 6
 """Messages at the end of a prompt among which the question is sought."""
 _OWN_WORDS = 40
 """Characters from which a text of the model is more than a yes or no."""
-
-
-words = re.compile(r"[^\W_]+").findall
-"""The words and numbers of a text."""
 
 
 class Rung(IntEnum):
@@ -53,28 +48,24 @@ Keys: TypeAlias = tuple[int | None, int | None, int | None, int | None, int | No
 """A key for each `Rung`, equal for calls of the same name that are alike; None on a rung the call lacks."""
 
 
-class Manner(NamedTuple):
-    """What kind of call the name of a tool gives away."""
-
-    model: bool = False
-    handoff: bool = False
-    quiet: bool = False
-    """Its answer tells nothing, whatever it is: it waits, talks to itself or hands over."""
-    idle: bool = False
-    """It changes nothing, so that doing it for the first time is no news."""
-    verbs: tuple[str, ...] = ()
-    """How its words begin."""
-
-
 class Call:
     """A call as it is remembered."""
 
-    __slots__ = ("_keys", "_said", "manner", "name", "span")
+    __slots__ = ("_exact", "_keys", "_said", "manner", "name", "span")
 
     def __init__(self, span: Span, name: str, manner: Manner, keys: Keys | None = None) -> None:
         self.span, self.name, self.manner = span, name, manner
+        self._exact: int | None = None
         self._keys = keys
         self._said: frozenset[str] | None = None
+
+    @property
+    def exact(self) -> int | None:
+        """Its key on the first rung; for most calls it is the only one that is ever asked for."""
+        if self._exact is None:
+            known = self._keys is not None or self.manner.model
+            self._exact = self.keys[Rung.CALL] if known else _exact_key(self.span.input)
+        return self._exact
 
     @property
     def keys(self) -> Keys:
@@ -83,53 +74,44 @@ class Call:
             self._keys = _keys_of_prompt(self.span.stored_input) if self.manner.model else _keys_of(self.span.input)
         return self._keys
 
+    def key(self, rung: Rung) -> int | None:
+        """Its key on one rung; on the first and the last without a look at the others."""
+        if rung is Rung.CALL:
+            return self.exact
+        if rung is Rung.TOOL:
+            return None if self.manner.model or self.manner.handoff else 0
+        return self.keys[rung]
+
     @property
     def said(self) -> frozenset[str]:
         """The words and numbers it was made with."""
         if self._said is None:
-            self._said = frozenset(words(text_of(self.span.input)[:_CONTENT].lower().replace("\\n", " ")))
+            self._said = frozenset(words(text_of(self.span.input)[:CONTENT].lower().replace("\\n", " ")))
         return self._said
 
 
 def read_call(span: Span) -> Call | None:
     """The call that `span` is, or None for a kind of span that is none."""
     if span.kind == "tool":
-        manner = _manner(span.name)
+        manner = manner_of(span.name)
         if manner.handoff and _only_talk(span.input):
             return Call(span, span.name, manner, _THE_SAME)
-        return Call(span, span.name, Manner() if manner.handoff else manner)
+        return Call(span, span.name, PLAIN if manner.handoff else manner)
     if span.kind == "handoff":
         way = span.input
         name = f"{way.get('from')} -> {way.get('to')}" if is_dict(way) else span.name
-        return Call(span, name, _HANDOFF, _THE_SAME)
+        return Call(span, name, HANDOFF, _THE_SAME)
     if span.kind == "llm":
-        return Call(span, "", _MODEL)
+        return Call(span, "", MODEL)
     return None
 
 
-# --- what a name tells --------------------------------------------------------------------------------------------
+# --- what a hand-over tells ---------------------------------------------------------------------------------------
 
-_HANDOFF = Manner(handoff=True, quiet=True, idle=True)
-_MODEL = Manner(model=True, idle=True)
 _THE_SAME: Keys = (0, None, None, None, None)
-_TRANSFER = re.compile(r"(transfer|hand_?off|hand_?over|switch|escalate)(_?back)?_?to_?", re.IGNORECASE)
 _TALK = frozenset(
     words("reason message task summary context note notes input query content description instructions request text")
 )
-_WAITING = frozenset(words("wait sleep pause delay idle nap backoff"))
-_MUSING = frozenset(
-    words("think thought thinking reflect reason reasoning note notes log scratchpad comment print echo say memo")
-)
-
-
-@lru_cache(maxsize=1_000)
-def _manner(name: str) -> Manner:
-    if _TRANSFER.match(name):
-        return _HANDOFF
-    about = words(name.lower().replace("_", " "))
-    idle = not _MUSING.isdisjoint(about)
-    verbs = tuple(word[:_STEM] for word in about if len(word) >= _STEM)
-    return Manner(quiet=idle or not _WAITING.isdisjoint(about), idle=idle, verbs=verbs)
 
 
 def _only_talk(arguments: object) -> bool:
@@ -141,20 +123,14 @@ def _only_talk(arguments: object) -> bool:
 
 # --- what arguments tell ------------------------------------------------------------------------------------------
 
-_IDENTITY = re.compile(
-    r"(^|_)(id|ids|no|nr|number|key|name|code|sku|order|user|item|file|path|row|line|index|date|day|month|year|hour|"
-    r"amount|size|x|y|z|lat|lon)$",
-    re.IGNORECASE,
-)
-"""Arguments whose number says which thing is meant."""
-_STAMP = re.compile(
+STAMP = re.compile(
     r"\b(\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\d:.,]*(Z|[+-]\d\d:?\d\d)?|\d{10,19}(\.\d+)?|"
     r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{16,})(?!\w)",
     re.IGNORECASE,
 )
 """A clock or a random id."""
-_EPOCH, _HUGE = 1_500_000_000, 1 << 64
-_FILLER = frozenset(words("a an and at by for from in is of on or please the to with"))
+HUGE = 1 << 64
+FILLER = frozenset(words("a an and at by for from in is of on or please the to with"))
 _BOOKKEEPING = re.compile(
     r"(attempts?|retry|retries|try|tries|poll|nonce|salt|ts|timestamp|now|rand|random|counter|iteration|seq|sequence|"
     r"cursor|page_?token|cache_?bust(er)?|(request|req|trace|span|correlation|idempotency)_?(id|key|token))",
@@ -163,17 +139,16 @@ _BOOKKEEPING = re.compile(
 
 
 def _keys_of(arguments: object) -> Keys:
-    named = _named(arguments)
     exact: list[tuple[str, int]] = []
     spoken: list[tuple[str, list[str]]] = []
-    for key, value in named.items():
+    for key, value in named(arguments).items():
         texts: list[str] = []
         exact.append((str(key), _digest(value, texts)))
         spoken.append((str(key), texts))
     unordered = frozenset((key, tuple(frozenset(words(text)) for text in texts)) for key, texts in spoken)
     steady = [pair for pair in exact if not _BOOKKEEPING.fullmatch(pair[0])]
-    bare = [_STAMP.sub(" ", text) for _, texts in spoken for text in texts]
-    wording = frozenset(word for text in bare for word in words(text) if word.isalpha()) - _FILLER
+    bare = [STAMP.sub(" ", text) for _, texts in spoken for text in texts]
+    wording = frozenset(word for text in bare for word in words(text) if word.isalpha()) - FILLER
     return (
         hash(frozenset(exact)),
         hash(unordered),
@@ -183,39 +158,13 @@ def _keys_of(arguments: object) -> Keys:
     )
 
 
-def _named(arguments: object) -> dict[str, Any]:
+def _exact_key(arguments: object) -> int:
+    return hash(frozenset([(str(key), _digest(value, [])) for key, value in named(arguments).items()]))
+
+
+def named(arguments: object) -> dict[str, Any]:
+    """Arguments by their names, also where there is only one that has none."""
     return arguments if is_dict(arguments) else {"": arguments}
-
-
-def _changing(named: Sequence[dict[str, Any]]) -> set[str]:
-    return {key for given in named for key in given if any(other.get(key) != given[key] for other in named)}
-
-
-def same_subject(calls: Sequence[Call]) -> bool:
-    """Do the arguments that change from call to call have a word in common? Then they put one question in many ways."""
-    named = [_named(call.span.input) for call in calls]
-    changing = _changing(named)
-    texts = [" ".join(text_of(given.get(key))[:_CONTENT].lower() for key in changing) for given in named]
-    common = set[str](words(texts[0])).intersection(*(words(text) for text in texts))
-    return any(word.isalpha() and word not in _FILLER for word in common)
-
-
-def only_tick(calls: Sequence[Call]) -> bool:
-    """Do the arguments that change merely count on, or carry a clock or a random id, beside a text that stays?"""
-    named = [_named(call.span.input) for call in calls]
-    changing = _changing(named)
-    stays = any(
-        isinstance(value, str) and not value.isdigit() for key, value in named[0].items() if key not in changing
-    )
-    return stays and all(_ticks(key, [given.get(key) for given in named]) for key in changing)
-
-
-def _ticks(key: str, values: Sequence[Any]) -> bool:
-    if _IDENTITY.search(key):
-        return False
-    if all(isinstance(value, int | float) and abs(value) < _HUGE for value in values):
-        return len({round(later - earlier, 3) for earlier, later in pairwise(values)}) == 1 or min(values) > _EPOCH
-    return all(isinstance(value, str) and _STAMP.fullmatch(value) for value in values)
 
 
 def _keys_of_prompt(messages: object) -> Keys:
@@ -243,10 +192,17 @@ def _newest_first(messages: object) -> Iterator[dict[str, Any]]:
         yield from (message for message in reversed(messages) if is_dict(message))
 
 
+def texts_of(value: object) -> list[str]:
+    """What a value says in words, without the names in it."""
+    texts: list[str] = []
+    _digest(value, texts)
+    return texts
+
+
 def _digest(value: object, texts: list[str], depth: int = 0, many: int = _MANY) -> int:
     """A hash that ignores the order of keys, case and white space; `texts` gets what the value says in words."""
     if isinstance(value, str):
-        text = " ".join(value.lower().split()) if len(value) <= _CONTENT else _as_word(value)
+        text = " ".join(value.lower().split()) if len(value) <= CONTENT else _as_word(value)
         texts.append(text)
         return hash(text)
     if is_dict(value) or is_list(value):
@@ -258,7 +214,7 @@ def _digest(value: object, texts: list[str], depth: int = 0, many: int = _MANY) 
         if is_dict(value):
             return hash(frozenset((str(key), _digest(item, texts, depth + 1, many)) for key, item in value.items()))
         return hash(tuple(_digest(item, texts, depth + 1, many) for item in value))
-    if not isinstance(value, int) or abs(value) < _HUGE:
+    if not isinstance(value, int) or abs(value) < HUGE:
         texts.append(str(value).lower())
     # 1, 1.0 and True are equal but not the same argument; NaN is not even equal to itself.
     return hash((type(value), value if isinstance(value, int | None) else texts[-1]))

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 from shearpin.errors import LoopDetectedError
 from shearpin.rules.answers import Answer
@@ -18,6 +19,13 @@ _SHOWN = 3
 """Calls shown of a streak in which every call is another."""
 
 
+class Row(NamedTuple):
+    """How many times in a row, and since which call."""
+
+    times: int
+    onset: int
+
+
 @dataclass(slots=True, eq=False)
 class Action:
     """A call that was made and answered: the `number`-th of its run (model calls are numbered apart)."""
@@ -25,11 +33,13 @@ class Action:
     number: int
     call: Call
     answer: Answer
+    vain: Row | None
+    """For a failure, how long its tool has been failing like this, whatever the arguments."""
 
     @property
     def key(self) -> tuple[str, int | None]:
         """Equal for the same call."""
-        return self.call.name, self.call.keys[Rung.CALL]
+        return self.call.name, self.call.exact
 
     @property
     def step(self) -> int:
@@ -37,8 +47,14 @@ class Action:
         return self.call.span.step
 
 
-def describe(rung: Rung, refused: Call, streak: Sequence[Action], recent: Iterable[Action]) -> LoopDetectedError:
-    """The error for `refused`, which `streak` says not to make again; `recent` is what happened last in the tree."""
+def describe(
+    rung: Rung, refused: Call, streak: Sequence[Action], recent: Iterable[Action], vain: Row | None = None
+) -> LoopDetectedError:
+    """The error for `refused`, which `streak` says not to make again; `recent` is what happened last in the tree.
+
+    `vain` if the streak goes further back than what is remembered of it.
+    """
+    repeats, onset = max(Row(len(streak), streak[0].number), vain or Row(0, 0))
     recent = [action for action in recent if action.call.manner.model == refused.manner.model]
     together = _decided_together(refused, streak[-1], recent)
     round_ = together or _since(refused, streak[-1], recent)
@@ -57,8 +73,8 @@ def describe(rung: Rung, refused: Call, streak: Sequence[Action], recent: Iterab
     return LoopDetectedError(
         pattern=pattern,
         calls=[render_call(action.call) for action in shown],
-        repeats=len(streak),
-        onset=min([streak[0].number, *(action.number for action in _beside(streak[0], round_, recent))]),
+        repeats=repeats,
+        onset=min([onset, *(action.number for action in _beside(streak[0], round_, recent))]),
         unchanged=render_answer(streak[-1].call.span),
     )
 

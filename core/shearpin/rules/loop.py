@@ -10,62 +10,51 @@ so that A B A B, A B C and a set of parallel calls in any order need no rule for
 **A ladder of likeness**: a model that is stuck seldom repeats itself to the letter. Words change places, a page
 number grows, an id is fresh. So a call has up to five keys, one for each `Rung` from "the same call" down to "the
 same tool", and a streak on each. The looser the likeness, the longer the streak must be, and the more the answer
-must look like a failure (`Tells`): `PATIENCE` is the whole table. Searching ten subjects in vain is work, searching
-for one in ten ways is not, and "saved" for ten different rows says nothing at all.
+must look like a failure (`Tells`): `patience` has the whole table. Searching ten subjects in vain is work, searching
+for one in ten ways is not, and "saved" for ten different rows says nothing at all. Of thirty files, links or users
+most may be missing, so a tool that misses whatever it is asked for is given up twelve thresholds on, no sooner.
 
 **News**: an acknowledgement is always the same by nature. `wait` says "ok" between two looks at a status, `tab` says
-"ok" between two fields of a form. So a streak of acknowledgements counts only while nothing new happens anywhere in
-the tree: no answer unheard of, nothing new written. The same goes for hand-offs, whose texts drift (`support` to
-`billing` and back, with no work in between), and for a model that says the same to the same question. A tool that
-only thinks or logs makes no news, whatever it is told.
+"ok" between two fields of a form, and a date is the same all day. So a streak of these counts only while nothing new
+happens anywhere in the tree: no answer unheard of, nothing new written. The same goes for hand-offs, whose texts drift
+(`support` to `billing` and back, with no work in between), and for a model that says the same to the same question. A
+tool that only thinks or logs makes no news, whatever it is told.
 
 What an answer tells, and which of its pieces (clocks, request ids, counters of retries) are no part of it, is read in
-`answers`; the keys of a call in `canonical`; the words of the error in `evidence`.
+`answers`; tools whose job these pieces are, in `manners`; the keys of a call in `canonical`; the words of the error in
+`evidence`.
 
 Streaks belong to an agent, by its name: twenty sub-agents may each look up the same thing. What an agent tried counts
 for the agents that work for it. Only what a call could have known is held against it: never calls in flight, nor what
 a branch beside it learnt after its own had begun. Everything kept is bounded by the window, the last `window` calls
-of an agent, and a call costs one look through it, however long the run.
+of an agent, and so is what a call costs, however long the run.
 
 What it cannot see: a cycle longer than a third of the window; a loop whose every answer is new, or that makes news on
 the way (reading a clock is news); a call that flips between two answers and nothing else; acknowledged writes that
-differ in a counter only; talk in which both questions and texts keep changing. A budget ends those. And it takes for
-a loop what looks like one from outside: asking a model for the same sample again and again, going through pages or
-days that hold nothing nine times in a row, sub-agents of one name that one after the other look up the same. A higher
-`threshold` allows those.
+differ in a counter only; one thing after another that is not found without the answer saying which; talk in which both
+questions and texts keep changing. A budget ends those. And it takes for a loop what looks like one from outside: asking
+a model for the same sample again and again, going through pages that hold nothing nine times in a row, thirty-six
+names of which none is known, sub-agents of one name that one after the other look up the same. A higher `threshold`
+allows those.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile, zip_longest
 
 from shearpin.errors import LoopDetectedError
-from shearpin.rules.answers import Answer, Tells, read_answer
-from shearpin.rules.canonical import Call, Rung, only_tick, read_call, same_subject
-from shearpin.rules.evidence import Action, describe
+from shearpin.rules.answers import Tells, read_answer
+from shearpin.rules.canonical import Call, Rung, read_call
+from shearpin.rules.evidence import Row, describe
+from shearpin.rules.patience import LADDER, PROOF
 from shearpin.rules.protocol import Notice, Scene
-from shearpin.trace import Span
+from shearpin.rules.remembered import Frame, Known, is_new, most_of_one, path_to, streak_of, vain_row
+from shearpin.trace import LLMSpan, Span
 
-PATIENCE: Mapping[Rung, Mapping[Tells, int]] = {
-    Rung.CALL: {Tells.NOTHING: 1, Tells.ANSWER: 1, Tells.LONG: 1, Tells.EMPTY: 1, Tells.ERROR: 1},
-    Rung.WORDS: {Tells.ANSWER: 2, Tells.LONG: 1, Tells.EMPTY: 1, Tells.ERROR: 1},
-    Rung.BOOKKEEPING: {Tells.ANSWER: 2, Tells.LONG: 2, Tells.EMPTY: 2, Tells.ERROR: 2},
-    Rung.NUMBERS: {Tells.ANSWER: 3, Tells.LONG: 3, Tells.EMPTY: 3, Tells.ERROR: 2},
-    Rung.TOOL: {Tells.LONG: 4, Tells.EMPTY: 4, Tells.ERROR: 3},
-}
-"""How long a streak must be, in thresholds, by likeness of the calls and by what the answers tell."""
-
-_PROOF: Mapping[tuple[Rung, Tells], Callable[[Sequence[Call]], bool]] = {
-    (Rung.NUMBERS, Tells.ANSWER): only_tick,
-    (Rung.TOOL, Tells.EMPTY): same_subject,
-}
-"""Where honest work looks the same by its keys, what else the calls must have in common."""
-
-_PATIENT = 3
-"""Thresholds from which an answer that differs only in its echo of the call is the same answer."""
+_CALLS = frozenset(["tool", "llm", "handoff"])
+_FAILED = frozenset([Tells.MISSING, Tells.ERROR])
 _FEWEST = 2
 _AGENTS = 256
 """Agents remembered in one tree; beyond these, the one that has been idle longest is forgotten."""
@@ -76,8 +65,8 @@ class LoopBreaker:
     """Stops a run before it repeats itself once more.
 
     A call that got the same answer ``threshold`` times is not made again. Calls that are only alike need two to four
-    times as much evidence. All of it must lie within the last ``window`` calls of an agent, so cycles are seen up to
-    a length of ``window / threshold``.
+    times as much evidence, other calls of a tool that misses every time twelve times. What is repeated must lie within
+    the last ``window`` calls of an agent, so cycles are seen up to a length of ``window / threshold``.
 
     Raises ValueError unless ``2 <= threshold <= window``, both whole numbers.
     """
@@ -105,160 +94,142 @@ def _require(condition: bool, what: str, wanted: str) -> None:
         raise ValueError(f"LoopBreaker({what}): must be {wanted}")
 
 
-@dataclass(slots=True, eq=False)
-class _Frame:
-    """A span that is open: a call, or what calls happen in. `since` counts the answers there were when it began."""
-
-    span: Span
-    call: Call | None
-    number: int
-    since: int
-    around: tuple[_Frame, ...]
-    """The frames it is in, outermost first."""
-
-
-@dataclass(slots=True, eq=False)
-class _Known(Action):
-    """An answered call, with how many answers and how much news there had been, and the frames it came in."""
-
-    at: int
-    news: int
-    around: tuple[_Frame, ...]
-
-    def known_in(self, frames: tuple[_Frame, ...]) -> bool:
-        """Could a call in `frames` know of it? Not if it came from a branch beside, after ours had begun."""
-        for mine, theirs in zip_longest(frames, self.around[: len(frames)]):
-            if mine is not theirs:
-                return self.at <= mine.since
-        return True
-
-
 class LoopWatch:
-    """The last answered calls of every agent in one run tree."""
+    """The last answered calls of every agent in one run tree.
+
+    Every event of a run comes here and nearly none belongs to a loop. So most of them touch a few counters only; what
+    calls have in common is looked at once an answer has come often enough.
+    """
 
     def __init__(self, window: int, threshold: int) -> None:
         self._window, self._threshold = window, threshold
-        self._lanes: OrderedDict[tuple[str | None, bool], deque[_Known]] = OrderedDict()
-        self._recent: deque[_Known] = deque(maxlen=window)
-        self._open: dict[str, _Frame] = {}
-        self._asked: tuple[Span, Call | None] | None = None
+        self._lanes: OrderedDict[tuple[str | None, bool], deque[Known]] = OrderedDict()
+        self._times: dict[tuple[str, int], int] = {}
+        """How often a tool gave an answer, over all lanes; which tools gave one often enough is in `_often`."""
+        self._often: Counter[str] = Counter()
+        self._recent: deque[Known] = deque(maxlen=window)
+        self._open: dict[str | None, Frame] = {}
+        self._asked: Call | None = None
         self._numbers = {True: 0, False: 0}
         self._answers = self._news = self._drafts = 0
 
     def check(self, span: Span) -> LoopDetectedError | None:
         """The error that refuses `span` because it would only repeat what is known."""
-        call = self._call(span)
-        if call is None:
+        if not self._often or span.kind not in _CALLS:
             return None
-        frames = self._around(span)
+        call = self._asked = read_call(span)
+        if call is None or call.name not in self._often:
+            return None
+        frames = path_to(self._open.get(span.parent_id))
         past = self._past(call, frames)
-        if not self._repetitive(past):
+        times = most_of_one(past)
+        if max(times.values(), default=0) < self._threshold:
             return None
         past = [known for known in past if known.known_in(frames)]
-        for rung in Rung:
-            streak = _streak(rung, call, past)
-            if streak and self._suffices(rung, call, streak):
-                return describe(rung, call, streak, self._recent)
+        for rung, echo, patience in LADDER:
+            # The keys of a call cost more than all the rest: not for a streak that is too short anyway.
+            if rung is Rung.TOOL or any(times.get(tells, 0) >= n * self._threshold for tells, n in patience.items()):
+                streak = streak_of(rung, call, past, echo=echo)
+                vain = streak[-1].vain if streak and rung is Rung.TOOL and not echo else None
+                if streak and self._suffices(rung, call, streak, patience, vain):
+                    return describe(rung, call, streak, self._recent, vain)
         return None
 
     def admit(self, span: Span) -> Iterable[Notice]:
         """The action starts."""
-        call = self._call(span)
         number = 0
-        if call is not None:
-            number = self._numbers[call.manner.model] = self._numbers[call.manner.model] + 1
-        self._open[span.span_id] = _Frame(span, call, number, self._answers, self._around(span))
+        if span.kind in _CALLS:
+            model = span.kind == "llm"
+            number = self._numbers[model] = self._numbers[model] + 1
+        self._open[span.span_id] = Frame(span, self._open.get(span.parent_id), self._answers, number)
         return ()
 
     def settle(self, span: Span) -> Iterable[Notice]:
         """The action ended; what came back is evidence."""
         frame = self._open.pop(span.span_id, None)
-        if frame is not None and frame.call is not None and (answer := read_answer(frame.call)) is not None:
-            self._learn(frame, frame.call, answer)
+        # A model that asks for tools has not said its last.
+        if frame is not None and frame.number and not (isinstance(span, LLMSpan) and span.tool_calls):
+            self._learn(frame)
         return ()
 
     def release(self, span: Span) -> None:
         """The action failed; that is an answer too."""
         self.settle(span)
 
-    def _call(self, span: Span) -> Call | None:
-        """The call that `span` is; its check and its admission share one, so that it is read once."""
-        if self._asked is None or self._asked[0] is not span:
-            self._asked = span, read_call(span)
-        return self._asked[1]
-
-    def _around(self, span: Span) -> tuple[_Frame, ...]:
-        outer = self._open.get(span.parent_id or "")
-        return () if outer is None else (*outer.around, outer)
+    def recall(self, span: Span) -> None:
+        """It was made and answered before the run went on in this process."""
+        self.admit(span)
+        self.settle(span)
 
     # --- what is known ----------------------------------------------------------------------------------------------
 
-    def _past(self, call: Call, frames: tuple[_Frame, ...]) -> list[_Known]:
+    def _past(self, call: Call, frames: Sequence[Frame]) -> list[Known]:
         """What the same tool answered to this agent and to those it works for, oldest first."""
         agents = dict.fromkeys([call.span.agent, *(frame.span.agent for frame in frames)])
         lanes = [lane for agent in agents if (lane := self._lanes.get((agent, call.manner.model))) is not None]
         past = [known for lane in lanes for known in lane if known.call.name == call.name]
         return past if len(lanes) <= 1 else sorted(past, key=lambda known: known.at)
 
-    def _repetitive(self, past: list[_Known]) -> bool:
-        """Has any answer come often enough for any rung? Most calls need no closer look."""
-        answers = [known.answer.echoless for known in past]
-        if len(answers) - len(set(answers)) + 1 < self._threshold:
+    def _suffices(
+        self, rung: Rung, call: Call, streak: Sequence[Known], patience: Mapping[Tells, int], vain: Row | None
+    ) -> bool:
+        last = streak[-1]
+        needed = patience.get(last.answer.tells, 0) * self._threshold
+        if not needed or max(len(streak), vain.times if vain else 0) < needed:
             return False
-        return max(Counter(answers).values()) >= self._threshold
-
-    def _suffices(self, rung: Rung, call: Call, streak: Sequence[_Known]) -> bool:
-        answer = streak[-1].answer
-        needed = PATIENCE[rung].get(answer.tells, 0) * self._threshold
-        if not needed or len(streak) < needed:
-            return False
-        proof = _PROOF.get((rung, answer.tells))
+        proof = PROOF.get((rung, last.answer.tells))
         if proof is not None and not proof([known.call for known in streak]):
             return False
-        until_news = call.manner.idle or answer.tells is Tells.NOTHING
-        return not until_news or streak[1 - needed].news == self._news_for(call)
+        until_news = call.manner.idle or call.manner.clock or last.answer.tells is Tells.NOTHING
+        return not until_news or streak[max(1 - needed, -len(streak))].news == self._news_for(call)
 
     # --- what is learnt ---------------------------------------------------------------------------------------------
 
-    def _learn(self, frame: _Frame, call: Call, answer: Answer) -> None:
-        lane = self._lane((frame.span.agent, call.manner.model))
+    def _learn(self, frame: Frame) -> None:
+        span, call = frame.span, self._asked
+        if call is None or call.span is not span:
+            call = read_call(span)
+        answer = None if call is None else read_answer(call)
+        if call is None or answer is None:
+            return
+        manner, tells = call.manner, answer.tells
+        lane = self._lanes.get((span.agent, manner.model))
+        if lane is None or len(self._lanes) > 1:
+            lane = self._lane((span.agent, manner.model))
+        key = call.name, answer.echoless
+        times = self._times[key] = self._times.get(key, 0) + 1
+        if times == self._threshold:
+            self._often[call.name] += 1
         self._answers += 1
-        self._hear(lane, call, answer)
-        known = _Known(frame.number, call, answer, self._answers, self._news_for(call), frame.around)
+        vain = vain_row(frame, call, answer, lane) if tells in _FAILED else None
+        # An answer that is the only one of its kind is news without a look at the others.
+        if (manner.model or not manner.idle) and (times == 1 or is_new(lane, call, answer)):
+            self._news += not manner.model
+            self._drafts += manner.model and tells is Tells.LONG
+        if len(lane) == self._window:
+            self._forget(lane.popleft())
+        known = Known(frame.number, call, answer, vain, self._answers, self._news_for(call), frame.outer)
         lane.append(known)
         self._recent.append(known)
 
-    def _lane(self, key: tuple[str | None, bool]) -> deque[_Known]:
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = deque(maxlen=self._window)
-            if len(self._lanes) > _AGENTS:
-                self._lanes.popitem(last=False)
+    def _lane(self, key: tuple[str | None, bool]) -> deque[Known]:
+        lane = self._lanes.setdefault(key, deque())
         self._lanes.move_to_end(key)
+        if len(self._lanes) > _AGENTS:
+            for known in self._lanes.popitem(last=False)[1]:
+                self._forget(known)
         return lane
 
-    def _hear(self, lane: Iterable[_Known], call: Call, answer: Answer) -> None:
-        """News is an answer this tool has not given of late or, where answers tell nothing, a call not made."""
-        if call.manner.idle and not call.manner.model:
-            return
-        heard = (known for known in lane if known.call.name == call.name and known.answer.digest == answer.digest)
-        if answer.tells is Tells.NOTHING:
-            heard = (known for known in heard if known.call.keys[Rung.CALL] == call.keys[Rung.CALL])
-        new = next(heard, None) is None
-        self._news += new and not call.manner.model
-        self._drafts += new and call.manner.model and answer.tells is Tells.LONG
+    def _forget(self, known: Known) -> None:
+        key = name, _ = known.call.name, known.answer.echoless
+        times = self._times[key] = self._times[key] - 1
+        if not times:
+            del self._times[key]
+        if times == self._threshold - 1:
+            self._often[name] -= 1
+            if not self._often[name]:
+                del self._often[name]
 
     def _news_for(self, call: Call) -> int:
         """Between hand-offs a long new text of a model is work done, too."""
         return self._news + self._drafts if call.manner.handoff else self._news
-
-
-def _streak(rung: Rung, call: Call, past: Sequence[_Known]) -> list[_Known]:
-    """How often in a row calls like `call` got the same answer, up to the last one."""
-    key = call.keys[rung]
-    alike = [known for known in past if known.call.keys[rung] == key] if key is not None else []
-    if not alike:
-        return []
-    last = alike[-1].answer
-    echo = PATIENCE[rung].get(last.tells, 0) < _PATIENT
-    return list(takewhile(lambda known: known.answer.same(last, echo=echo), reversed(alike)))[::-1]

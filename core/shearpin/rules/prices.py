@@ -26,14 +26,6 @@ _FRESH_SECONDS = 300  # the table has prices that begin on a day, or hold from 1
 
 
 @dataclass(frozen=True, slots=True)
-class ModelLimits:
-    """What a model takes and makes at most, in tokens; None where nobody says."""
-
-    context_window: int | None = None
-    max_output_tokens: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Price:
     """What the tokens of one model cost. ``source`` is ``override`` or ``genai-prices``; ``version`` is that table's.
 
@@ -178,9 +170,9 @@ class PriceBook:
             found = answers[model, provider] = self._look_up(model, provider)
             return found
 
-    def limits(self, model: str, provider: str | None = None) -> ModelLimits:
-        """The limits the table knows; it has context windows, and no limits of output."""
-        return ModelLimits(context_window=price_table.load().context_window(model, provider))
+    def context_window(self, model: str, provider: str | None = None) -> int | None:
+        """How many tokens `model` takes and makes together at most; None where the table does not say."""
+        return price_table.load().context_window(model, provider)
 
     def _look_up(self, model: str, provider: str | None) -> Price | None:
         for _, name in spellings(model, provider) if self._overrides else ():

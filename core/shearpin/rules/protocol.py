@@ -50,6 +50,10 @@ class Watch(Protocol):
         """The action ended and cost nothing."""
         ...
 
+    def recall(self, span: Span) -> None:
+        """The action ended in another process, where its run began: evidence, already counted."""
+        ...
+
 
 @dataclass(slots=True)
 class Scene:

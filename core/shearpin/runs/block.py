@@ -5,17 +5,42 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+from shearpin.errors import ShearpinError
 from shearpin.trace.ambient import Here
 
 
+class Once:
+    """A ``with`` block that is got through once, by whichever thread comes first; a failure leaves it to the next."""
+
+    __slots__ = ("_left", "_what")
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._left = [True]
+
+    def __enter__(self) -> None:
+        try:
+            self._left.pop()  # one step: of two threads, one gets it
+        except IndexError:
+            raise ShearpinError(f"{self._what} was opened before: make a new one for every `with`") from None
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._left.append(True)
+
+
 class Block:
-    """A ``with`` and ``async with`` block around user code.
+    """A ``with`` and ``async with`` block around user code, opened once.
 
     A subclass opens (which may raise the stop, and in the async form may wait), says where its code then is
     (``here``), and closes with the error that left the block, if one did.
     """
 
     here: Here
+
+    def __init__(self, what: str) -> None:
+        self._once = Once(what)
+        self._entered = False
 
     def open(self) -> None:
         """Start; may raise the stop."""
@@ -39,22 +64,29 @@ class Block:
 
     def __enter__(self) -> Self:
         self.open()
-        self.here.__enter__()
-        return self
+        return self._enter()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        self.here.__exit__()
-        self.close(error)
+        self._leave(error)
 
     async def __aenter__(self) -> Self:
         await self.aopen()
-        self.here.__enter__()
-        return self
+        return self._enter()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        self.here.__exit__()
-        self.close(error)
+        self._leave(error)
+
+    def _enter(self) -> Self:
+        self.here.__enter__()
+        self._entered = True
+        return self
+
+    def _leave(self, error: BaseException | None) -> None:
+        if self._entered:  # left twice is left once
+            self._entered = False
+            self.here.__exit__()
+            self.close(error)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, ValidationError
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError
 
 from shearpin.trace import Trace, Usage
 from shearpin.trace.plain import Plain
@@ -17,7 +19,7 @@ class Carried(BaseModel):
     steps: NonNegativeInt
     llm_calls: NonNegativeInt
     tool_calls: NonNegativeInt
-    seconds: NonNegativeFloat
+    seconds: Annotated[FiniteFloat, Field(ge=0)]
     input_tokens: NonNegativeInt
     output_tokens: NonNegativeInt
     cached_input_tokens: NonNegativeInt
@@ -25,7 +27,7 @@ class Carried(BaseModel):
     reasoning_tokens: NonNegativeInt
     image_tokens: NonNegativeInt
     audio_tokens: NonNegativeInt
-    cost_usd: NonNegativeFloat | None
+    cost_usd: Annotated[FiniteFloat, Field(ge=0)] | None
     owed: list[str]
     """Ids of tool calls that the last model decision asked for and that have not started."""
 

@@ -7,11 +7,14 @@ from typing import Any
 
 from shearpin.errors import RunStoppedError
 from shearpin.rules.budget import BudgetWatch
+from shearpin.runs import given
 from shearpin.runs.block import Block
-from shearpin.runs.calls import LLMCall, SpanBlock, ToolCall, interrupted
+from shearpin.runs.calls import LLMCall, SpanBlock, ToolCall
 from shearpin.runs.carrying import Carried
+from shearpin.runs.outcomes import http_status, interrupted, provider_answered, status_of
 from shearpin.runs.settings import Settings
 from shearpin.runs.tree import Cost, Tree
+from shearpin.runs.trouble import raise_if_meant
 from shearpin.trace import DecisionSpan, Identity, LLMSpan, Span, Trace, Usage, source
 from shearpin.trace.ambient import Here, Place, place_of
 from shearpin.trace.model import SpanStatus, TraceStatus
@@ -29,6 +32,7 @@ class Run(Block):
     def __init__(
         self, guard: object, settings: Settings, name: str, identity: Identity, question: object = None
     ) -> None:
+        super().__init__(f"run {name!r}")
         self.guard = guard
         self.name = name
         self._settings, self._identity, self._input = settings, identity, question
@@ -40,18 +44,19 @@ class Run(Block):
 
     def open(self, place: Place | None = None) -> None:
         """Start, inside `place` or wherever this guard's code is now; may raise the stop of the run around it."""
-        place = place or place_of(self.guard)
-        if place is not None and not place.run.tree.ended:
-            self._tree = place.run.tree
-            span = self.tree.new("agent", self.name, place.span, {"input": self._input})
-            self._span = self.tree.start(span)
-        else:
-            self._tree = Tree(self._settings, Trace(source.new_trace_id(), self.name, self._identity))
-            self._begin()
-        self.here = Here(self, self.span)
+        with self._once:
+            place = place or place_of(self.guard)
+            if place is not None and not place.run.tree.ended:
+                self._tree = place.run.tree
+                span = self.tree.journal.new("agent", self.name, place.span, {"input": self._input})
+                self._span = self.tree.start(span)
+            else:
+                self._begin()
+            self.here = Here(self, self.span)
 
     def _begin(self) -> None:
-        self._span = self.tree.new("agent", self.name, None, {"input": self._input})
+        self._tree = Tree(self._settings, Trace(source.new_trace_id(), self.name, self._identity))
+        self._span = self.tree.journal.new("agent", self.name, None, {"input": self._input})
         self.trace.stored_input = self._span.stored_input
         self.tree.begin(self._span)
         self._settings.on_start(self)
@@ -66,14 +71,21 @@ class Run(Block):
     def close(self, error: BaseException | None = None, *, status: TraceStatus | None = None) -> None:
         """End. Raises the stop if the run was stopped and `error` is not already on its way to tell so."""
         stop = self.tree.stop
-        status = "stopped" if stop else status or _status(error)
-        fields = {"output": self._output}
+        status = "stopped" if stop else status or status_of(error)
+        try:
+            self._end(status, {"output": self._output}, error)
+        except Exception as bug:  # noqa: BLE001 - ours, not the agent's
+            raise_if_meant(bug, "record of a run's end")
+        finally:
+            self._end(status, {}, error)  # even if Ctrl-C came while the output was recorded; else it has ended
+        if stop is not None and error is not stop and not (error is not None and interrupted(error)):
+            raise stop.with_traceback(None) from error
+
+    def _end(self, status: TraceStatus, fields: dict[str, Any], error: BaseException | None) -> None:
         if self.outermost:
             self.tree.finish(status, fields, error)
         else:
             self.tree.end(self.span, fields, status=status, error=error)
-        if stop is not None and error is not stop and not (error is not None and interrupted(error)):
-            raise stop.with_traceback(None) from error
 
     def returned(self, value: object) -> None:
         """What the run answered."""
@@ -112,11 +124,11 @@ class Run(Block):
 
     def step(self, name: str) -> SpanBlock:
         """A block that is one step, whatever is called in it."""
-        return SpanBlock(self, "step", name, {})
+        return SpanBlock(self, "step", given.text(name), {})
 
     def tool(self, name: str, arguments: object = None, *, call_id: str | None = None) -> ToolCall:
         """A tool call as a block; opening it raises the stop if a rule refuses the call."""
-        return ToolCall(self, name, arguments, call_id)
+        return ToolCall(self, given.text(name), arguments, given.label(call_id))
 
     def llm(
         self,
@@ -129,14 +141,18 @@ class Run(Block):
         temperature: float | None = None,
         seed: int | None = None,
     ) -> LLMCall:
-        """A model call as a block; opening it raises the stop if a rule refuses the call."""
-        prompt = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-        fields = {"messages": prompt, "max_tokens": max_tokens, "tools": tools, "provider": provider}
-        return LLMCall(self, "llm", model, fields | {"temperature": temperature, "seed": seed})
+        """A model call as a block; opening it raises the stop if a rule refuses the call.
 
-    def embedding(self, *, model: str, texts: Sequence[str], provider: str | None = None) -> LLMCall:
+        Raises TypeError for a model without a name, and for a limit that is no number.
+        """
+        fields: dict[str, Any] = {"provider": given.label(provider), "temperature": temperature, "seed": seed}
+        fields |= {"messages": given.messages(messages), "max_tokens": given.token_limit(max_tokens), "tools": tools}
+        return LLMCall(self, "llm", given.model_name(model), fields)
+
+    def embedding(self, *, model: str, texts: Sequence[str] | str, provider: str | None = None) -> LLMCall:
         """An embedding call as a block; opening it raises the stop if a rule refuses the call."""
-        return LLMCall(self, "embedding", model, {"messages": texts, "provider": provider})
+        fields = {"messages": [texts] if isinstance(texts, str) else texts, "provider": given.label(provider)}
+        return LLMCall(self, "embedding", given.model_name(model), fields)
 
     def handoff(self, giver: str, taker: str, reason: str = "", *, parent: Span | None = None) -> None:
         """One agent hands the work to another; raises the stop if a rule refuses it."""
@@ -145,7 +161,7 @@ class Run(Block):
 
     def stop(self, reason: str) -> RunStoppedError:
         """Stop the whole run: nothing starts in it any more, and leaving it raises the error that is returned."""
-        return self.tree.stop_now("operator", RunStoppedError(reason))
+        return self.tree.stop_now("operator", RunStoppedError(given.text(reason)))
 
     def on_warning(self, callback: Callable[[DecisionSpan], object]) -> None:
         """Call `callback` with every warning's decision, on the thread that caused it; what it raises is logged."""
@@ -181,11 +197,11 @@ class Run(Block):
         `fields` are the span's own, with ``input`` (any value), ``messages`` and ``tools`` (lists) stored shared.
         """
         tree = self.tree
-        return tree.start(tree.new(kind, name, parent or self._inside(), fields))
+        return tree.start(tree.journal.new(kind, name, parent or self._inside(), fields))
 
     async def astart(self, kind: str, name: str, *, parent: Span | None = None, **fields: Any) -> Span:
         """`start`, waiting for calls in flight without blocking the event loop."""
-        return await self.tree.astart(self.tree.new(kind, name, parent or self._inside(), fields))
+        return await self.tree.astart(self.tree.journal.new(kind, name, parent or self._inside(), fields))
 
     def end(self, span: Span, *, reply: Reply | None = None, status: SpanStatus = "ok", **fields: Any) -> None:
         """The action ended. Never raises; ending a span twice does nothing."""
@@ -209,14 +225,14 @@ class Run(Block):
         """
         if reply is not None and isinstance(span, LLMSpan):
             reply.write_to(span)
-        answered = reply is not None or interrupted(error) or _provider_answered(error)
+        answered = reply is not None or interrupted(error) or provider_answered(error)
         cost: Cost = "settle" if answered else "release"
-        fields.setdefault("http_status", _http_status(error)) if span.kind == "tool" else None
-        self.tree.end(span, fields, status=status or _status(error), error=error, cost=cost)
+        fields.setdefault("http_status", http_status(error)) if span.kind == "tool" else None
+        self.tree.end(span, fields, status=status or status_of(error), error=error, cost=cost)
 
     def amend(self, span: Span, **fields: Any) -> None:
         """What `span`, admitted in advance, turned out to be when it really started."""
-        self.tree.fill(span, fields)
+        self.tree.journal.fill(span, fields)
 
     def withdraw(self, span: Span) -> None:
         """A call that was admitted is not made after all: give everything back."""
@@ -235,12 +251,14 @@ class Run(Block):
         """This goes on with a run of another process: tool calls come before anything they were asked by."""
         self.tree.begun_elsewhere()
 
-    def continue_from(self, data: Plain) -> None:
-        """Count on from what `carry` gave, in this or another process; data that is none of it changes nothing."""
-        carried = Carried.read(data)
-        if carried is not None:
-            self.tree.continue_from(carried)
+    def continue_from(self, data: Plain, answered: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Count on from what `carry` gave, in this or another process; data that is none of it changes nothing.
+
+        `answered` are the tool calls made there, as ``name``, ``input`` and ``output``: a loop may go on here.
+        """
+        if (carried := Carried.read(data)) is not None:
             self.span.attributes["continues"] = carried.trace_id
+            self.tree.continue_from(carried, answered)
 
     def check(self) -> None:
         """Raise the stop of a stopped run."""
@@ -259,7 +277,7 @@ class Run(Block):
     def first_token(self, span: Span) -> None:
         """Something came out of a streaming model call; only the first time counts."""
         if isinstance(span, LLMSpan) and span.time_to_first_token_ns is None:
-            span.time_to_first_token_ns = self.tree.clock.now_ns() - span.start_ns
+            span.time_to_first_token_ns = self.tree.journal.clock.now_ns() - span.start_ns
 
     def asked(self, call_id: str) -> Mapping[str, Any] | None:
         """The tool call a model asked for under this id: ``name`` and ``arguments``."""
@@ -268,7 +286,7 @@ class Run(Block):
     def gap(self, text: str) -> None:
         """Note that something here could not be enforced."""
         with self.tree.lock:
-            if text not in self.trace.gaps:
+            if (text := given.text(text)) not in self.trace.gaps:
                 self.trace.gaps.append(text)
 
     def _inside(self) -> Span:
@@ -276,29 +294,8 @@ class Run(Block):
         return place.span if place is not None and place.run.tree is self._tree else self.span
 
 
-def _status(error: BaseException | None) -> SpanStatus:
-    if error is None:
-        return "ok"
-    if isinstance(error, RunStoppedError):
-        return "stopped"
-    return "cancelled" if interrupted(error) else "error"
-
-
 def _total(usages: Sequence[Usage]) -> Usage:
     total = Usage(cost_usd=0.0)
     for usage in usages:
         total.add(usage)
     return total
-
-
-def _http_status(error: BaseException) -> int | None:
-    status = getattr(getattr(error, "response", None), "status_code", None) or getattr(error, "status_code", None)
-    return status if isinstance(status, int) else None
-
-
-_OK = range(200, 300)
-
-
-def _provider_answered(error: BaseException) -> bool:
-    """A client that chokes on a good answer has still been billed for it."""
-    return getattr(error, "completion", None) is not None or _http_status(error) in _OK

@@ -8,45 +8,116 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Generator
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from typing import Any, TypeVar, cast
 
 from shearpin.runs.block import Block
+from shearpin.trace.ambient import Here
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Make = Callable[[dict[str, Any]], Block]
+Arguments = dict[str, Any]
+Make = Callable[[Arguments], Block]
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """What a callable is called: a partial like the function in it, an object with ``__call__`` like its class."""
+    inner = _inner(function)
+    return getattr(inner, "__name__", None) or type(inner).__name__
 
 
 def wrap(function: Function, make: Make) -> Function:
     """`function` with every call inside a new block, made from its arguments by name."""
-    signature = inspect.signature(function)
+    if isinstance(function, staticmethod | classmethod):
+        method = cast("staticmethod[..., Any] | classmethod[Any, ..., Any]", function)
+        return cast("Function", type(method)(wrap(method.__func__, make)))
+    inner, signature = _inner(function), _signature(function)
 
-    def block(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Block:
-        try:
-            bound = signature.bind(*args, **kwargs)
-        except TypeError:  # the call itself will raise it, in its own words
-            return make(dict(kwargs))
-        return make({name: value for name, value in bound.arguments.items() if name not in ("self", "cls")})
+    def block(args: tuple[Any, ...], kwargs: Arguments) -> Block:
+        return make(_named(signature, args, kwargs))
 
-    return functools.wraps(function)(_shape(function)(function, block))  # type: ignore[return-value]
+    wrapped = cast("Any", functools.wraps(inner)(_shape(inner)(function, block)))
+    wrapped.__name__, wrapped.__wrapped__ = name_of(function), function
+    return cast("Function", wrapped)
+
+
+def _inner(function: Callable[..., Any]) -> Callable[..., Any]:
+    inner: Any = function
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    return cast("Callable[..., Any]", inner)
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(function)
+    except ValueError:  # some builtins tell none
+        return inspect.signature(lambda *args, **kwargs: None)  # noqa: ARG005
+
+
+def _named(signature: inspect.Signature, args: tuple[Any, ...], kwargs: Arguments) -> Arguments:
+    """The arguments by name, defaults and further keywords among them: calls that mean the same look the same."""
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError:  # the call itself will raise it, in its own words
+        return dict(kwargs)
+    bound.apply_defaults()
+    named: Arguments = {}
+    for name, value in bound.arguments.items():
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            named |= value
+        elif name not in ("self", "cls") and (kind is not inspect.Parameter.VAR_POSITIONAL or value):
+            named[name] = value
+    return named
 
 
 def _shape(function: Callable[..., Any]) -> Callable[..., Callable[..., Any]]:
-    if inspect.isasyncgenfunction(function):
+    code = function if inspect.isroutine(function) else type(function).__call__
+    if inspect.isasyncgenfunction(code):
         return _async_generator
-    if inspect.isgeneratorfunction(function):
+    if inspect.isgeneratorfunction(code):
         return _generator
-    return _coroutine if inspect.iscoroutinefunction(function) else _plain
+    return _coroutine if inspect.iscoroutinefunction(code) else _plain
+
+
+class _Piece:
+    """Around some of a block's code: what fails in it ends the block."""
+
+    __slots__ = ("_inside",)
+
+    def __init__(self, inside: Block) -> None:
+        self._inside = inside
+
+    def __enter__(self) -> None:
+        self._inside.here.__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: object) -> None:
+        self._inside.here.__exit__()
+        if error is not None:
+            self._inside.close(error)
 
 
 def _plain(function: Callable[..., Any], block: Callable[..., Block]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> object:
-        with block(args, kwargs) as inside:
+        inside = block(args, kwargs)
+        inside.open()
+        with _Piece(inside):
             value = function(*args, **kwargs)
-            inside.returned(value)
-            return value
+        if inspect.iscoroutine(value):  # an async function behind a plain one: its body has not begun
+            return _awaited(inside, value)
+        inside.returned(value)
+        inside.close()
+        return value
 
     return call
+
+
+async def _awaited(inside: Block, coroutine: Coroutine[Any, Any, object]) -> object:
+    with _Piece(inside):
+        value = await coroutine
+    inside.returned(value)
+    inside.close()
+    return value
 
 
 def _coroutine(function: Callable[..., Any], block: Callable[..., Block]) -> Callable[..., Any]:
@@ -65,24 +136,30 @@ def _generator(function: Callable[..., Any], block: Callable[..., Block]) -> Cal
         inside.open()
         items: list[Any] = []
         inside.produced(items)
-        generator = function(*args, **kwargs)
-        resume: Callable[[], Any] = functools.partial(next, generator)
         try:
-            while True:
-                with inside.here:
-                    item = resume()
-                items.append(item)
-                resume = yield from _handed_out(generator, item)
-        except StopIteration as finished:
-            inside.close()
-            return finished.value
+            value = yield from _pieces(function(*args, **kwargs), inside.here, items)
         except BaseException as error:
-            with inside.here:
-                generator.close()
             inside.close(error)
             raise
+        inside.close()
+        return value
 
     return call
+
+
+def _pieces(generator: Generator[Any, Any, Any], here: Here, items: list[Any]) -> Generator[Any, Any, Any]:
+    resume: Callable[[], Any] = functools.partial(next, generator)
+    try:
+        while True:
+            with here:
+                item = resume()
+            items.append(item)
+            resume = yield from _handed_out(generator, item)
+    except StopIteration as finished:
+        return finished.value
+    finally:
+        with here:
+            generator.close()
 
 
 def _handed_out(generator: Generator[Any, Any, Any], item: object) -> Generator[Any, Any, Callable[[], Any]]:
@@ -102,24 +179,26 @@ def _async_generator(function: Callable[..., Any], block: Callable[..., Block]) 
         await inside.aopen()
         items: list[Any] = []
         inside.produced(items)
-        generator = function(*args, **kwargs)
-        resume = functools.partial(generator.asend, None)
         try:
-            while True:
+            generator = function(*args, **kwargs)
+            resume = functools.partial(generator.asend, None)
+            try:
+                while True:
+                    with inside.here:
+                        item = await resume()
+                    items.append(item)
+                    try:
+                        resume = functools.partial(generator.asend, (yield item))
+                    except GeneratorExit:
+                        raise
+                    except BaseException as thrown:  # noqa: BLE001 - whatever the consumer throws in
+                        resume = functools.partial(generator.athrow, thrown)
+            finally:
                 with inside.here:
-                    item = await resume()
-                items.append(item)
-                try:
-                    resume = functools.partial(generator.asend, (yield item))
-                except GeneratorExit:
-                    raise
-                except BaseException as thrown:  # noqa: BLE001 - whatever the consumer throws in
-                    resume = functools.partial(generator.athrow, thrown)
+                    await generator.aclose()
         except StopAsyncIteration:
             inside.close()
         except BaseException as error:
-            with inside.here:
-                await generator.aclose()
             inside.close(error)
             raise
 

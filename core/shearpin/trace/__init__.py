@@ -10,8 +10,8 @@ from shearpin.trace.model import (
     Stop,
     ToolSpan,
     Trace,
-    Usage,
 )
+from shearpin.trace.usage import Usage
 
 __all__ = [
     "DecisionSpan",

@@ -19,28 +19,29 @@ list, ``["body", number]`` a body, and ``["json", value]`` any other list or obj
 for references, and may look like one.
 
 Numbers of a stream that are missing tell that records are lost; a line that is no JSON was cut off when its writer
-died. The trace is then read without them, and says so in its ``gaps``.
+died. The trace is then read without them, and without what makes no sense, and says so in its ``gaps``. A run whose
+first record makes no sense is left out of the file, and so is a line that is nobody's: the log says so.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import logging
 import math
 import re
 import stat
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from pydantic import ValidationError
 
-from shearpin.errors import TraceFormatError
+from shearpin.errors import TraceFormatError, printable
 from shearpin.trace.lines import DEEPEST, LONGEST_VALUE, nested_deeper, write_what_waits
 from shearpin.trace.model import Trace, TraceStatus
-from shearpin.trace.rebuilding import Outline, Rebuilt, Record
+from shearpin.trace.rebuilding import UNREADABLE, Outline, Rebuilt, Record
 
 _LONGEST_LINE = 4 * LONGEST_VALUE
 _BEGINNING = re.compile(rb'\s*\{\s*"of"\s*:')
@@ -48,6 +49,7 @@ _HEAD = re.compile(
     rb'\s*\{\s*"of"\s*:\s*("(?:[^"\\]|\\.){0,256}")\s*,\s*"by"\s*:\s*"(\w{1,64})"'
     rb'\s*,\s*"n"\s*:\s*(\d{1,18})\s*,\s*"(\w{1,16})"\s*:'
 )
+_logger = logging.getLogger("shearpin")
 _Wanted = Callable[[str, str], bool]
 """Given a trace id and a kind of record: is it worth reading?"""
 
@@ -65,24 +67,33 @@ class TraceSummary:
 
 
 def load_trace(path: Path, trace_id: str | None = None) -> Trace:
-    """The trace with `trace_id`, else the one that started last; see `Trace.load`.
+    """The trace with `trace_id`, else of those that can be read the one that started last; see `Trace.load`.
 
     Reads the file once and keeps the records of that trace only.
     """
     found: Rebuilt | None = None
+    left_out = _LeftOut(path)
 
     def wanted(of: str, kind: str) -> bool:
         if trace_id is not None:
             return of == trace_id
         return kind == "run" or (found is not None and of == found.trace.trace_id)
 
-    for number, record in _records(path, wanted):
-        with _at(path, number):
-            known = found is not None and found.trace.trace_id == record.of
-            rebuilt = found if found is not None and known else Rebuilt(record.of)
+    for number, record in _records(path, wanted, left_out):
+        known = found is not None and found.trace.trace_id == record.of
+        rebuilt = found if found is not None and known else Rebuilt(record.of)
+        try:
             rebuilt.add(record)
+        except UNREADABLE as error:
+            if record.kind == "run" and not known:
+                if trace_id is not None:
+                    raise TraceFormatError(f"{path}, {_where(number, error)}") from error
+                left_out.add(number, error)
+                continue
+            rebuilt.wrong = rebuilt.wrong or _where(number, error)
         if found is None or rebuilt.trace.started_ns >= found.trace.started_ns:
             found = rebuilt
+    left_out.tell(anything_left=found is not None or trace_id is not None)
     if found is None:
         raise TraceFormatError(
             f"{path}: no run is in this file" if trace_id is None else f"{path}: no trace {trace_id}"
@@ -92,42 +103,72 @@ def load_trace(path: Path, trace_id: str | None = None) -> Trace:
 
 def list_traces(path: Path) -> list[TraceSummary]:
     """The runs of a file, the one that started last at the end; raises TraceFormatError as `load_trace` does."""
-    outlines: dict[str, Outline] = {}
-    for number, record in _records(path, lambda _, kind: kind != "pool"):
-        with _at(path, number):
-            outlines.setdefault(record.of, Outline(record.of)).add(record)
-    traces = sorted((outline.trace for outline in outlines.values()), key=lambda trace: trace.started_ns)
+    outlines: dict[str, Outline | None] = {}
+    left_out = _LeftOut(path)
+
+    def wanted(of: str, kind: str) -> bool:
+        return kind != "pool" and (of not in outlines or outlines[of] is not None)
+
+    for number, record in _records(path, wanted, left_out):
+        outline = outlines.get(record.of) or Outline(record.of)
+        try:
+            outline.add(record)
+        except UNREADABLE as error:
+            left_out.add(number, error)
+            outlines.setdefault(record.of, None if record.kind == "run" else outline)
+        else:
+            outlines[record.of] = outline
+    traces = sorted((outline.trace for outline in outlines.values() if outline), key=lambda trace: trace.started_ns)
+    left_out.tell(anything_left=bool(traces))
     return [
         TraceSummary(trace.trace_id, trace.name, trace.status, trace.started_ns, trace.steps, trace.usage.cost_usd)
         for trace in traces
     ]
 
 
+def ids_beginning(path: Path, beginning: str) -> set[str]:
+    """The ids in a file that begin like this, also of runs that cannot be read."""
+    ids: set[str] = set()
+
+    def wanted(of: str, _: str) -> bool:
+        if of.startswith(beginning):
+            ids.add(of)
+        return False
+
+    for _ in _records(path, wanted, _LeftOut(path)):
+        pass
+    return ids
+
+
 # --- lines --------------------------------------------------------------------------------------------------
 
 
-def _records(path: Path, wanted: _Wanted) -> Iterator[tuple[int, Record]]:
+def _records(path: Path, wanted: _Wanted, left_out: _LeftOut) -> Iterator[tuple[int, Record]]:
     empty = True
     for number, line in _lines(path):
         if not line.strip():
             continue
-        with _at(path, number):
-            if empty and not _BEGINNING.match(line):
-                raise ValueError("this is not the beginning of a file of traces")
-            found = list(_read(line, wanted))
+        if empty and not _BEGINNING.match(line):
+            raise TraceFormatError(f"{path}, line {number}: this is not the beginning of a file of traces")
         empty = False
-        yield from ((number, record) for record in found)
+        try:
+            found = list(_read(line, wanted))
+        except UNREADABLE as error:
+            left_out.add(number, error)
+        else:
+            yield from ((number, record) for record in found)
     if empty:
         raise TraceFormatError(f"{path}, line 1: the file is empty")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file, of one that is too long its beginning."""
     write_what_waits()
     with _opened(path) as file:
         for number in itertools.count(1):
-            line = file.readline(_LONGEST_LINE + 1)
-            if len(line) > _LONGEST_LINE:
-                raise TraceFormatError(f"{path}, line {number}: longer than {_LONGEST_LINE:,} bytes")
+            line = rest = file.readline(_LONGEST_LINE + 1)
+            while len(rest) > _LONGEST_LINE and not rest.endswith(b"\n"):
+                rest = file.readline(_LONGEST_LINE + 1)
             if not line:
                 return
             yield number, line
@@ -145,6 +186,8 @@ def _opened(path: Path) -> BinaryIO:
 
 def _read(line: bytes, wanted: _Wanted) -> Iterator[Record]:
     """The records of a line: one, or none. A writer that died in the middle of a line leaves the next one on it."""
+    if len(line) > _LONGEST_LINE:
+        raise ValueError(f"longer than {_LONGEST_LINE:,} bytes")
     record = _record(line, 0, wanted)
     if record is not None and (record.data is not None or line.endswith(b"\n")):
         yield record
@@ -164,7 +207,11 @@ def _record(line: bytes, start: int, wanted: _Wanted) -> Record | None:
     of, kind = json.loads(head[1].decode("utf-8", "surrogatepass")), head[4].decode()
     if not wanted(of, kind):
         return None
-    return Record(of, head[2].decode(), int(head[3]), kind, _parse(line[start:]))
+    place = of, head[2].decode(), int(head[3]), kind
+    try:
+        return Record(*place, _parse(line[start:]))
+    except ValueError as error:
+        return Record(*place, None, str(error))
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -194,18 +241,28 @@ _decoder = json.JSONDecoder(parse_float=_number, parse_constant=_number)
 # --- errors -------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _at(path: Path, number: int) -> Generator[None]:
-    try:
-        yield
-    except TraceFormatError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise TraceFormatError(f"{path}, line {number}: {_reason(error)}") from error
+class _LeftOut:
+    """The lines of a file that nothing could be made of, nor of the run they begin."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lines, self._first = path, 0, ""
+
+    def add(self, number: int, error: Exception) -> None:
+        """This line, because of that."""
+        self._lines += 1
+        self._first = self._first or _where(number, error)
+
+    def tell(self, *, anything_left: bool) -> None:
+        """Log what there is to say; raises TraceFormatError if that is all there is to say of the file."""
+        if self._lines and not anything_left:
+            raise TraceFormatError(f"{self._path}, {self._first}")
+        if self._lines:
+            what = f"{self._path}: unreadable lines left out: {self._lines}; the first is {self._first}"
+            _logger.warning("%s", printable(what))
 
 
-def _reason(error: Exception) -> str:
+def _where(number: int, error: Exception) -> str:
     if not isinstance(error, ValidationError):
-        return str(error)
+        return f"line {number}: {error}"
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return f"line {number}: {'.'.join(map(str, first['loc']))}: {first['msg']}"

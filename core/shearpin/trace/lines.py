@@ -15,9 +15,11 @@ from dataclasses import MISSING, Field, fields
 from operator import attrgetter
 from typing import Any, TypeGuard
 
-from shearpin.trace.model import SCHEMA_VERSION, SPAN_CLASSES, Identity, Span, SpanError, Stop, Trace, Usage
+from shearpin.trace.fitting import DIGITS, fitting
+from shearpin.trace.model import SCHEMA_VERSION, SPAN_CLASSES, Identity, Span, SpanError, Stop, Trace
 from shearpin.trace.plain import Plain, plain
 from shearpin.trace.pool import Chain, Pool
+from shearpin.trace.usage import Usage
 
 LONGEST_VALUE = 1 << 26
 """Characters of JSON a message or a field may take; what is longer is left out."""
@@ -27,7 +29,6 @@ DEEPEST = 64
 _BATCH = 1 << 22
 _FIELD = 1 << 16
 _SHARED = 64
-_DIGITS = 14_000  # in bits: Python neither writes nor reads more than 4,300 decimal digits
 _UNFIT = (TypeError, ValueError, RecursionError, RuntimeError)
 _LONE = re.compile("[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]")
 _writers: list[Callable[[], object]] = []
@@ -128,27 +129,20 @@ def write_what_waits() -> None:
 # --- records ------------------------------------------------------------------------------------------------
 
 
-_CONVERT: dict[str, Callable[[Any], Any]] = {
-    f"{kind.__name__}{optional}": kind for kind in (str, int, float, bool) for optional in ("", " | None")
-}
-
-
 class _Shape:
     """Which fields of a class a record tells."""
 
     __slots__ = ("_columns", "_values")
 
     def __init__(self, kind: type, *, only: Collection[str] = (), without: Collection[str] = ()) -> None:
-        names = [name for name in _fields(kind) if name not in without and (name in only or not only)]
-        self._columns = [
-            (name, _default(_fields(kind)[name]), _CONVERT.get(str(_fields(kind)[name].type))) for name in names
-        ]
-        self._values = attrgetter(*names)
+        columns = [c for c in _fields(kind).values() if c.name not in without and (c.name in only or not only)]
+        self._columns = [(column.name, _default(column), *fitting(str(column.type))) for column in columns]
+        self._values = attrgetter(*(column.name for column in columns))
 
     def record(self, item: object, pool: Pool) -> dict[str, Any]:
         """The fields of `item` that differ from their defaults."""
         record: dict[str, Any] = {}
-        for (name, default, convert), value in zip(self._columns, self._values(item), strict=True):
+        for (name, default, fits, convert), value in zip(self._columns, self._values(item), strict=True):
             # Values of other types are not compared: an array answers with an array.
             if value is default or (type(value) is type(default) and value == default):
                 continue
@@ -156,7 +150,7 @@ class _Shape:
                 record[name] = _stored(value, pool)
             elif type(value) in _NESTED:
                 record[name] = _NESTED[type(value)].record(value, pool)
-            elif convert is None or value is None or type(value) is convert:
+            elif type(value) in fits:
                 record[name] = value
             else:
                 with suppress(Exception):  # a class may refuse with any error: then the field has its default
@@ -207,8 +201,8 @@ def _stored(value: object, pool: Pool, depth: int = 8) -> Plain:
 def _stop(stop: Stop) -> dict[str, Any]:
     told: dict[str, Any] = {"type": type(stop.error).__name__, "message": "", "facts": {}}
     with suppress(Exception):  # the class may be a user's
-        told |= {"message": str(stop.error), "facts": plain(stop.error.as_dict())}
-    return {"error": told, "rule": stop.rule, "span_id": stop.span_id}
+        told |= {"message": str(stop.error), "facts": plain(dict(stop.error.as_dict()))}
+    return {"error": told, "rule": str(stop.rule), "span_id": str(stop.span_id)}
 
 
 # --- JSON ---------------------------------------------------------------------------------------------------
@@ -252,7 +246,7 @@ def _is_list(value: object) -> TypeGuard[list[Any] | tuple[Any, ...]]:
 
 def _tame(value: object, path: tuple[int, ...]) -> Plain:
     """Like `plain`, also of what a run is changing at this moment, and with a way to write enormous numbers."""
-    if isinstance(value, int) and value.bit_length() > _DIGITS:
+    if isinstance(value, int) and value.bit_length() > DIGITS:
         return hex(value)
     if _is_dict(value):
         items = list(value.items())  # in one go: no other thread comes between

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 from shearpin.trace.plain import Plain
 from shearpin.trace.pool import Pool, expand
+from shearpin.trace.usage import Usage
 
 if TYPE_CHECKING:
     from shearpin.errors import RunStoppedError
@@ -20,41 +21,6 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 SpanStatus = Literal["ok", "error", "stopped", "paused", "cancelled", "unfinished"]
 TraceStatus = Literal["ok", "error", "stopped", "paused", "cancelled", "unfinished"]
 Verdict = Literal["allow", "warn", "deny", "ask", "approved", "rejected", "stop", "nudge"]
-
-
-@dataclass(slots=True)
-class Usage:
-    """Tokens and money of one call, or summed over many.
-
-    ``input_tokens`` includes cached and cache-write tokens, ``output_tokens`` includes reasoning tokens, as
-    OpenTelemetry's GenAI conventions have it. ``cost_usd`` is None where no price is known.
-    """
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_input_tokens: int = 0
-    cache_write_tokens: int = 0
-    reasoning_tokens: int = 0
-    image_tokens: int = 0
-    audio_tokens: int = 0
-    cost_usd: float | None = None
-
-    @property
-    def total_tokens(self) -> int:
-        """Input and output together."""
-        return self.input_tokens + self.output_tokens
-
-    def add(self, other: Usage) -> None:
-        """Count `other` in. A total that met a call without a price has no cost: None, never too little."""
-        self.input_tokens += other.input_tokens
-        self.output_tokens += other.output_tokens
-        self.cached_input_tokens += other.cached_input_tokens
-        self.cache_write_tokens += other.cache_write_tokens
-        self.reasoning_tokens += other.reasoning_tokens
-        self.image_tokens += other.image_tokens
-        self.audio_tokens += other.audio_tokens
-        known = self.cost_usd is not None and other.cost_usd is not None
-        self.cost_usd = (self.cost_usd or 0.0) + (other.cost_usd or 0.0) if known else None
 
 
 @dataclass(slots=True)
@@ -130,6 +96,11 @@ class LLMSpan(Span):
     usage_estimated: bool = False
     price_source: str | None = None
     stored_tools: Any = None
+
+    @property
+    def was_cut(self) -> bool:
+        """Some output came, and then the stream broke off: what came is all there is to pay."""
+        return self.status != "ok" and not self.finish_reason and bool(self.reply or self.tool_calls)
 
     @property
     def messages(self) -> list[dict[str, Any]]:

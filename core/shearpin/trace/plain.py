@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeGuard
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeGuard, cast
 
 Plain = Any
 """None, bool, int, float, str, or lists and string-keyed dicts of these (mypy has no useful recursive alias here)."""
@@ -20,6 +20,15 @@ def is_dict(value: object) -> TypeGuard[dict[str, Any]]:
 def is_list(value: object) -> TypeGuard[list[Any]]:
     """A plain list; subclasses are foreign objects."""
     return type(value) is list
+
+
+def is_tuple(value: object) -> TypeGuard[tuple[Any, ...]]:
+    """A plain tuple; subclasses are foreign objects."""
+    return type(value) is tuple
+
+
+def _is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(value, Mapping)
 
 
 _ATOMS = frozenset((str, bool, type(None)))
@@ -41,40 +50,28 @@ def plain(value: object) -> Plain:
     return _copy(value, ())
 
 
-def _copy(value: Any, path: tuple[int, ...]) -> Plain:  # noqa: ANN401, PLR0911 - anything at all; one return a shape
-    kind = type(value)
-    if kind in _ATOMS:
-        return value
-    if kind is int:
-        return value if -_HUGE < value < _HUGE else hex(value)
-    if kind is float:
-        return value if math.isfinite(value) else repr(value)
-    if len(path) >= _DEPTH or id(value) in path:
-        return "<cycle>" if id(value) in path else "<too deep>"
-    inside = (*path, id(value))
-    if kind is dict:  # its items as a list: another thread may write to it meanwhile
-        return _mapping(list(value.items()), inside)
-    if kind is list or kind is tuple:
-        return [item if type(item) in _ATOMS else _copy(item, inside) for item in value]
-    try:
-        return _foreign(value, kind, inside)
-    except Exception as error:  # noqa: BLE001 - a hostile or broken object must not break the agent
-        return f"<{kind.__name__}: {type(error).__name__} while it was recorded>"
+def named(mapping: dict[Any, Any]) -> list[tuple[str, Any]]:
+    """The items of a dict under names, as JSON has them: 1 becomes "1", and beside a "1", "1 (int)".
 
-
-def _mapping(items: Iterable[tuple[Any, Any]], inside: tuple[int, ...]) -> dict[str, Plain]:
-    copied: dict[str, Plain] = {}
+    They are taken at once: another thread may write to the dict meanwhile.
+    """
+    items = list(mapping.items())
+    if all(map(_is_name, items)):
+        return items
+    taken = dict[str, Any]()
     for key, item in items:
-        name = key if type(key) is str and key not in copied else _name(key, copied)
-        copied[name] = item if type(item) in _ATOMS else _copy(item, inside)
-    return copied
+        taken[key if _is_name((key,)) and key not in taken else _new_name(key, taken)] = item
+    return list(taken.items())
 
 
-def _name(key: object, taken: Mapping[str, Plain]) -> str:
-    """JSON has names only: 1 becomes "1", and where there is a "1" already, "1 (int)"."""
+def _is_name(item: Sequence[Any]) -> bool:
+    return type(item[0]) is str
+
+
+def _new_name(key: object, taken: Mapping[str, Plain]) -> str:
     kind = type(key).__name__
     try:
-        name = str(key)
+        name = _exact(str(key))
     except Exception:  # noqa: BLE001 - its own code, or an integer of thousands of digits
         name = f"<{kind}>"
     while name in taken:
@@ -82,23 +79,48 @@ def _name(key: object, taken: Mapping[str, Plain]) -> str:
     return name
 
 
+def _copy(value: object, path: tuple[int, ...]) -> Plain:  # noqa: PLR0911 - one return a shape
+    kind = type(value)
+    if kind in _ATOMS:
+        return value
+    if kind is int:
+        return value if -_HUGE < cast("int", value) < _HUGE else hex(cast("int", value))
+    if kind is float:
+        return value if math.isfinite(cast("float", value)) else repr(value)
+    if len(path) >= _DEPTH or id(value) in path:
+        return "<cycle>" if id(value) in path else "<too deep>"
+    inside = (*path, id(value))
+    if is_dict(value):
+        return {name: item if type(item) in _ATOMS else _copy(item, inside) for name, item in named(value)}
+    if is_list(value) or is_tuple(value):
+        return [item if type(item) in _ATOMS else _copy(item, inside) for item in value]
+    try:
+        return _foreign(value, kind, inside)
+    except Exception as error:  # noqa: BLE001 - a hostile or broken object must not break the agent
+        return f"<{kind.__name__}: {type(error).__name__} while it was recorded>"
+
+
 def _foreign(value: Any, kind: type, inside: tuple[int, ...]) -> Plain:  # noqa: ANN401, PLR0911 - one return a shape
     """Objects of a registered class as that says; records become dicts, the rest their repr."""
     for base in kind.__mro__:
         if base in _converters:
             return _converters[base](value)
-    if isinstance(value, Mapping):
-        return _mapping(value.items(), inside)
+    if _is_mapping(value):
+        return _copy(dict(value), inside)
     if isinstance(value, list | tuple | set | frozenset):
-        return [_copy(item, inside) for item in value]
+        return [_copy(item, inside) for item in cast("Iterable[Any]", value)]
     if isinstance(value, bytes | bytearray):
         return "base64:" + base64.b64encode(value).decode("ascii")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _mapping([(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)], inside)
+        return _copy({field.name: getattr(value, field.name) for field in dataclasses.fields(value)}, inside)
     if hasattr(value, "model_dump") and not isinstance(value, type):  # pydantic, without importing it
         return _copy(value.model_dump(), inside)
     if isinstance(value, str):  # enums among these
-        return str(value)
+        return _exact(value)
     if isinstance(value, int | float):
         return _copy(int(value) if isinstance(value, int) else float(value), inside)
-    return repr(value)[:_REPR]
+    return _exact(repr(value))[:_REPR]
+
+
+_exact = str.__str__
+"""The text of a string, without the class that somebody derived from it."""

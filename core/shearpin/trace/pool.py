@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import marshal
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter, is_
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
-from shearpin.trace.plain import Plain, is_dict, plain
+from shearpin.trace.plain import Plain, is_dict, is_list, is_tuple, named, plain
 
 ROOT = 0
+_NUMBERS = frozenset((int, float))
 _SMALL = 64
+"""Characters up to which a text is kept where it stands."""
+_LONG = 8
+"""Items from which a list is compared with those before it at once."""
 
 
 class Chain(Sequence[Any]):
@@ -46,7 +51,7 @@ class Chain(Sequence[Any]):
 
 
 class Pool:
-    """The bodies and lists of one trace. Written under the run's lock only."""
+    """The bodies and lists of one trace. Safe to write to from any thread."""
 
     __slots__ = (
         "_by_content",
@@ -56,12 +61,14 @@ class Pool:
         "_constants",
         "_fronts",
         "_heirs",
+        "_lock",
         "_totals",
         "bodies",
         "links",
     )
 
     def __init__(self) -> None:
+        self._lock = threading.RLock()
         self.bodies: list[Plain] = []
         self.links: list[tuple[int, int]] = [(ROOT, -1)]  # node -> (previous node, body); node 0 is the empty list
         self._children: dict[tuple[int, int], int] = {}
@@ -75,34 +82,26 @@ class Pool:
         self._constants: dict[bytes, Chain] = {}
         self._totals: dict[Callable[[Any], int], dict[int, int]] = {}
 
-    # --- writing --------------------------------------------------------------------------------------------------
+    # --- writing: what the user's objects do when they are read happens outside of the lock -----------------------
 
     def chain(self, items: Sequence[object]) -> Chain:
         """Store a list; what was at the front of an earlier list that began alike is not looked at again."""
         items = list(items)
-        if not items:
-            return Chain(self, ROOT, 0)
+        if len(items) < _LONG:
+            return self._chain(ROOT, [self._body(item, _of(item, "content")) for item in items], len(items))
         contents = _contents(items)
         front = self._fronts.get(id(items[0]))
         if front is None or not front.begins(items, contents):
-            front = _Front()
-        start, node, heirs, sources = len(front.items), front.node, self._heirs, self._by_source
-        for index in range(start, len(items)):
-            item, content = items[index], contents[index]
-            known = sources.get(id(item))
-            # An object kept here cannot give its id to another; what it says may still have been replaced.
-            if known is not None and known[0] is item and known[1] is content and known[2] is _asked(item):
-                body = known[3]
-            else:
-                body = self.add(plain(item))
-                if type(content) is str:  # a list of parts could change inside and still be the same list
-                    sources[id(item)] = (item, content, _asked(item), body)
-            heir = heirs[node]
-            node = heir[1] if heir[0] == body else self._step(node, body)
-        if _TEXT.issuperset(map(type, contents[start:])):
-            front.grow(items, contents, node)
-            self._fronts[id(items[0])] = front
-        return Chain(self, node, len(items))
+            front = _EMPTY
+        new = zip(items[len(front.items) :], contents[len(front.items) :], strict=True)
+        chain = self._chain(front.node, [self._body(item, content) for item, content in new], len(items))
+        if _TEXT.issuperset(map(type, contents[len(front.items) :])):
+            self._fronts[id(items[0])] = front.grown(items, contents, chain.node)
+        return chain
+
+    def _chain(self, node: int, bodies: list[int], length: int) -> Chain:
+        with self._lock:
+            return Chain(self, self._extended(node, bodies), length)
 
     def constant(self, items: Sequence[object]) -> Chain:
         """Store a list that is the same in every call, though made anew for each: known by its content at once."""
@@ -110,28 +109,35 @@ class Pool:
             key = _digest(items)
         except ValueError:  # not plain data
             return self.chain(items)
-        if key not in self._constants:
-            self._constants[key] = self.chain(items)
-        return self._constants[key]
+        chain = self._constants.get(key)
+        if chain is None:
+            chain = self._constants[key] = self.chain(items)
+        return chain
 
     def extend(self, node: int, body: int) -> int:
         """The node that follows `node` with `body`: how a file's links are read back."""
-        return self._step(node, body)
+        return self._extended(node, (body,))
 
-    def value(self, value: Any) -> Plain:  # noqa: ANN401 - anything at all
+    def value(self, value: object) -> Plain:
         """Store any value: lists become chains, and a large part that is already here is shared, not copied."""
-        if type(value) is dict:
-            return {key if type(key) is str else str(key): self._part(item) for key, item in list(value.items())}
-        return self._part(value)
+        return {name: self._part(item) for name, item in named(value)} if is_dict(value) else self._part(value)
 
     def add(self, body: Plain) -> int:
         """The index of a body, new or already stored."""
-        key = _digest(body)
+        try:
+            key = _digest(body)
+        except ValueError:  # not quite plain: an adapter passed on somebody's own kind of string
+            body = plain(body)
+            key = _digest(body)
         index = self._by_content.get(key)
-        if index is None:
-            index = self._by_content[key] = len(self.bodies)
-            self.bodies.append(body)
-            self._by_identity[id(body)] = index
+        return self._store(key, body) if index is None else index
+
+    def _store(self, key: bytes, body: Plain) -> int:
+        with self._lock:
+            index = self._by_content.setdefault(key, len(self.bodies))
+            if index == len(self.bodies):
+                self.bodies.append(body)
+                self._by_identity[id(body)] = index
         return index
 
     def forget_sources(self) -> None:
@@ -141,22 +147,53 @@ class Pool:
         self._constants.clear()
         self._totals.clear()
 
-    def _part(self, value: Any) -> Plain:  # noqa: ANN401 - anything at all
-        if isinstance(value, list | tuple):
+    def _part(self, value: object) -> Plain:
+        numbers = is_list(value) and bool(value) and type(value[0]) in _NUMBERS  # a vector: stored as a whole
+        if (is_list(value) or is_tuple(value)) and not numbers:
             return self.chain(value)
         copied = plain(value)
-        if type(copied) is str:
-            return copied if len(copied) <= _SMALL else self.bodies[self.add(copied)]
-        return self.bodies[self.add(copied)] if type(copied) is dict else copied
+        if numbers or type(copied) is dict or (type(copied) is str and len(copied) > _SMALL):
+            return self.bodies[self.add(copied)]
+        return copied
 
-    def _step(self, node: int, body: int) -> int:
-        child = self._children.get((node, body))
-        if child is None:
-            child = self._children[node, body] = len(self.links)
-            self.links.append((node, body))
-            self._heirs.append((-1, ROOT))
-        self._heirs[node] = (body, child)
-        return child
+    def _body(self, item: object, content: object) -> int:
+        if type(content) is not str:  # no object with a text: known by all that it says
+            return self._body_of_data(item)
+        source = self._by_source.get(id(item))
+        # An object kept here cannot give its id to another; what it says may still have been replaced.
+        if source is not None and source[0] is item and source[1] is content and source[2] is _asked(item):
+            return source[3]
+        asked = _asked(item)
+        body = self.add(plain(item))
+        self._by_source[id(item)] = (item, content, asked, body)
+        return body
+
+    def _body_of_data(self, item: object) -> int:
+        """A dict's content is told as fast as it is compared, and a dict may be changed anywhere inside."""
+        if not is_dict(item):
+            return self.add(plain(item))
+        try:
+            key = _digest(item)
+        except ValueError:  # not plain
+            return self.add(plain(item))
+        index = self._by_content.get(key)
+        if index is not None:
+            return index
+        copied = plain(item)
+        return self._store(key, copied) if copied == item else self.add(copied)
+
+    def _extended(self, node: int, bodies: Iterable[int]) -> int:
+        for body in bodies:
+            heir = self._heirs[node]
+            if heir[0] != body:
+                child = self._children.get((node, body))
+                if child is None:
+                    child = self._children[node, body] = len(self.links)
+                    self.links.append((node, body))
+                    self._heirs.append((-1, ROOT))
+                heir = self._heirs[node] = (body, child)
+            node = heir[1]
+        return node
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -196,52 +233,56 @@ _tool_calls = attrgetter("tool_calls")
 
 
 def _contents(items: list[Any]) -> list[object]:
-    """The texts of messages, by which a replaced one is told; None for what is no message."""
+    """The texts of messages that are objects, by which a replaced one is told; None for what is none."""
     try:
         return [item.content for item in items]
-    except AttributeError:
-        return [item.get("content") if is_dict(item) else getattr(item, "content", None) for item in items]
+    except Exception:  # noqa: BLE001 - an attribute may be anybody's code
+        return [_of(item, "content") for item in items]
 
 
-def _asked(item: Any) -> object:  # noqa: ANN401 - a message of any framework
+def _asked(item: object) -> object:
     """The tool calls that a message asks for, which may be replaced though its text stays."""
-    return item.get("tool_calls") if is_dict(item) else getattr(item, "tool_calls", None)
+    return _of(item, "tool_calls")
 
 
-class _Front:
+def _of(item: object, name: str) -> object:
+    try:
+        return getattr(item, name, None)
+    except Exception:  # noqa: BLE001 - an attribute may be anybody's code
+        return None
+
+
+class _Front(NamedTuple):
     """A list of messages that longer ones are expected to begin with, and what each held when it was stored.
 
     Compared by identity, in C: that is what makes the next prompt cheap, however long the conversation.
     """
 
-    __slots__ = ("_asked", "_askers", "_contents", "_read", "items", "node")
-
-    def __init__(self) -> None:
-        self.items: list[object] = []
-        self.node = ROOT
-        self._contents: list[object] = []
-        self._askers: list[object] = []
-        self._asked: list[object] = []
-        self._read: Callable[[Any], object] = _tool_calls
+    items: list[object]
+    node: int
+    contents: list[object]
+    askers: list[object]
+    asked: list[object]
 
     def begins(self, items: list[object], contents: list[object]) -> bool:
         """Does `items` begin with this list, unchanged?"""
         return (
             len(items) >= len(self.items)
             and all(map(is_, self.items, items))
-            and all(map(is_, self._contents, contents))
-            and all(map(is_, self._asked, map(self._read, self._askers)))
+            and all(map(is_, self.contents, contents))
+            and all(map(is_, self.asked, map(_tool_calls, self.askers)))
         )
 
-    def grow(self, items: list[object], contents: list[object], node: int) -> None:
-        """Become this longer list, which began like it."""
-        for item in items[len(self.items) :]:
-            if is_dict(item):
-                self._read = _asked
-            if is_dict(item) or hasattr(item, "tool_calls"):
-                self._askers.append(item)
-                self._asked.append(_asked(item))
-        self.items, self._contents, self.node = items, contents, node
+    def grown(self, items: list[object], contents: list[object], node: int) -> _Front:
+        """This longer list, which began like it."""
+        new = items[len(self.items) :]
+        if not new:
+            return self
+        asking = [item for item in new if hasattr(item, "tool_calls")]
+        return _Front(items, node, contents, self.askers + asking, self.asked + [_asked(item) for item in asking])
+
+
+_EMPTY = _Front([], ROOT, [], [], [])
 
 
 def expand(value: Plain) -> Plain:

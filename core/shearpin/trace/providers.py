@@ -1,17 +1,17 @@
 """Reading the answers of provider clients: OpenAI (chat completions, responses), Anthropic, LangChain messages.
 
 Read by shape, not by class, as objects or as dicts: no client is imported, and a proxy of one is understood too.
-Anthropic tells cached tokens beside its input tokens; here they are part of them, as the GenAI conventions want.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
-from shearpin.trace.model import Usage
-from shearpin.trace.plain import Plain, is_dict
+from shearpin.trace.plain import Plain, is_list
 from shearpin.trace.reply import Reply
+from shearpin.trace.usage import field_of, read_usage
 
 
 def read_reply(response: object) -> Reply:
@@ -27,95 +27,84 @@ def read_reply(response: object) -> Reply:
 
 
 def _read(response: object) -> Reply:
-    if _get(response, "choices"):
+    if field_of(response, "choices"):
         return _openai_chat(response)
-    if _get(response, "output") is not None and _get(response, "object") == "response":
+    if field_of(response, "output") is not None and field_of(response, "object") == "response":
         return _openai_responses(response)
-    if _get(response, "usage_metadata") is not None and _get(response, "content") is not None:
+    if field_of(response, "usage_metadata") is not None and field_of(response, "content") is not None:
         return _langchain(response)
-    if isinstance(_get(response, "content"), list):
+    if isinstance(field_of(response, "content"), list):
         return _anthropic(response)
-    return Reply(usage=read_usage(_get(response, "usage")))
-
-
-def read_usage(usage: object) -> Usage | None:
-    """Token counts in any of the known shapes; None when there are none."""
-    if usage is None:
-        return None
-    sent = _number(usage, "prompt_tokens", "input_tokens")
-    details = _get(usage, "prompt_tokens_details", "input_tokens_details", "input_token_details")
-    made = _get(usage, "completion_tokens_details", "output_tokens_details", "output_token_details")
-    cached = _number(details, "cached_tokens", "cache_read")
-    written = _number(details, "cache_write_tokens", "cache_creation")
-    read_beside, written_beside = (_number(usage, f"cache_{kind}_input_tokens") for kind in ("read", "creation"))
-    return Usage(
-        input_tokens=sent + read_beside + written_beside,
-        output_tokens=_number(usage, "completion_tokens", "output_tokens"),
-        cached_input_tokens=cached + read_beside,
-        cache_write_tokens=written + written_beside,
-        reasoning_tokens=_number(made, "reasoning_tokens", "reasoning"),
-        image_tokens=_number(details, "image_tokens", "image"),
-        audio_tokens=_number(details, "audio_tokens", "audio") + _number(made, "audio_tokens", "audio"),
-    )
+    return Reply(usage=read_usage(field_of(response, "usage")))
 
 
 def _openai_chat(response: object) -> Reply:
-    choice = _get(response, "choices")[0]
-    message: Any = _get(choice, "message") or {}
+    choice = field_of(response, "choices")[0]
+    message: Any = field_of(choice, "message") or {}
     return Reply(
-        text=_get(message, "content"),
-        tool_calls=[_tool_call(call, _get(call, "function")) for call in _get(message, "tool_calls") or ()],
-        reasoning=_get(message, "reasoning_content", "reasoning"),
-        finish_reason=_get(choice, "finish_reason"),
-        response_id=_get(response, "id"),
-        response_model=_get(response, "model"),
-        usage=read_usage(_get(response, "usage")),
+        text=_text(field_of(message, "content")),
+        tool_calls=[_tool_call(call, field_of(call, "function")) for call in field_of(message, "tool_calls") or ()],
+        reasoning=field_of(message, "reasoning_content", "reasoning"),
+        finish_reason=field_of(choice, "finish_reason"),
+        response_id=field_of(response, "id"),
+        response_model=field_of(response, "model"),
+        usage=read_usage(field_of(response, "usage")),
     )
 
 
 def _openai_responses(response: object) -> Reply:
-    items = _get(response, "output")
-    texts = [_get(part, "text") for item in items for part in _get(item, "content") or () if _get(part, "text")]
+    items = field_of(response, "output")
+    texts = [_text(field_of(item, "content")) for item in items]
     return Reply(
-        text="".join(texts) or None,
-        tool_calls=[_tool_call(item, item, "call_id") for item in items if _get(item, "type") == "function_call"],
-        finish_reason=_get(response, "status"),
-        response_id=_get(response, "id"),
-        response_model=_get(response, "model"),
-        usage=read_usage(_get(response, "usage")),
+        text="".join(filter(None, texts)) or None,
+        tool_calls=[_tool_call(item, item, "call_id") for item in items if field_of(item, "type") == "function_call"],
+        finish_reason=field_of(response, "status"),
+        response_id=field_of(response, "id"),
+        response_model=field_of(response, "model"),
+        usage=read_usage(field_of(response, "usage")),
     )
 
 
 def _anthropic(response: object) -> Reply:
-    blocks = _get(response, "content")
-    tools = [block for block in blocks if _get(block, "type") == "tool_use"]
+    blocks = field_of(response, "content")
+    tools = [block for block in blocks if field_of(block, "type") == "tool_use"]
     return Reply(
-        text="".join(_get(block, "text") or "" for block in blocks if _get(block, "type") == "text") or None,
-        tool_calls=[{"id": _get(t, "id"), "name": _get(t, "name"), "arguments": _get(t, "input")} for t in tools],
-        reasoning="".join(_get(block, "thinking") or "" for block in blocks) or None,
-        finish_reason=_get(response, "stop_reason"),
-        response_id=_get(response, "id"),
-        response_model=_get(response, "model"),
-        usage=read_usage(_get(response, "usage")),
+        text="".join(field_of(block, "text") or "" for block in blocks if field_of(block, "type") == "text") or None,
+        tool_calls=_tool_calls(tools, "input"),
+        reasoning="".join(field_of(block, "thinking") or "" for block in blocks) or None,
+        finish_reason=field_of(response, "stop_reason"),
+        response_id=field_of(response, "id"),
+        response_model=field_of(response, "model"),
+        usage=read_usage(field_of(response, "usage")),
     )
 
 
 def _langchain(message: object) -> Reply:
-    content, facts = _get(message, "content"), _get(message, "response_metadata")
-    calls: Any = _get(message, "tool_calls") or ()
+    facts = field_of(message, "response_metadata")
     return Reply(
-        text=content if isinstance(content, str) else json.dumps(content, default=str),
-        tool_calls=[{"id": _get(c, "id"), "name": _get(c, "name"), "arguments": _get(c, "args")} for c in calls],
-        finish_reason=_get(facts, "finish_reason"),
-        response_id=_get(message, "id"),
-        response_model=_get(facts, "model_name"),
-        usage=read_usage(_get(message, "usage_metadata")),
+        text=_text(field_of(message, "content")),
+        tool_calls=_tool_calls(field_of(message, "tool_calls") or (), "args"),
+        finish_reason=field_of(facts, "finish_reason"),
+        response_id=field_of(message, "id"),
+        response_model=field_of(facts, "model_name"),
+        usage=read_usage(field_of(message, "usage_metadata")),
     )
 
 
+def _text(content: object) -> Any:  # noqa: ANN401 - as it was told
+    """The text of a message's content, which may be a list of parts."""
+    if not is_list(content):
+        return content
+    return "".join(part if isinstance(part, str) else field_of(part, "text") or "" for part in content) or None
+
+
+def _tool_calls(calls: Iterable[object], arguments: str) -> list[dict[str, Any]]:
+    return [{"id": field_of(c, "id"), "name": field_of(c, "name"), "arguments": field_of(c, arguments)} for c in calls]
+
+
 def _tool_call(call: object, function: object, id_name: str = "id") -> dict[str, Any]:
-    arguments = _get(function, "arguments")
-    return {"id": _get(call, id_name), "name": _get(function, "name"), "arguments": parse_arguments(arguments)}
+    arguments = field_of(function, "arguments")
+    return {"id": field_of(call, id_name), "name": field_of(function, "name"), "arguments": parse_arguments(arguments)}
 
 
 def parse_arguments(arguments: object) -> Plain:
@@ -126,16 +115,3 @@ def parse_arguments(arguments: object) -> Plain:
         return json.loads(arguments)
     except (ValueError, RecursionError):
         return arguments
-
-
-def _get(source: object, *names: str) -> Any:  # noqa: ANN401 - a stranger's attribute
-    for name in names:
-        value: Any = source.get(name) if is_dict(source) else getattr(source, name, None)
-        if value is not None:
-            return value
-    return None
-
-
-def _number(source: object, *names: str) -> int:
-    value = _get(source, *names)
-    return int(value) if isinstance(value, int | float) and value > 0 else 0

@@ -1,6 +1,7 @@
 """Puts the records of a file back together into a trace. Nothing in a record is trusted.
 
-Records of the wrong shape are a ValueError (pydantic's are) that says what is wrong; who reads the file knows where.
+Records of the wrong shape are an error, one of `UNREADABLE`, that says what is wrong; who reads the file knows where.
+The trace can then go on without them.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, TypeAdapter
 
@@ -21,24 +22,29 @@ from shearpin.trace.model import (
     Stop,
     Trace,
     TraceStatus,
-    Usage,
 )
 from shearpin.trace.plain import Plain
-from shearpin.trace.pool import ROOT, Chain, Pool
+from shearpin.trace.streams import LOST, Stream
+from shearpin.trace.usage import Usage
 
-_LOST = {"role": "unknown", "content": "<lost: the file lacks the record that held it>"}
 _END_OF_TIME = 1 << 63
+UNREADABLE = (ValueError, OverflowError, RecursionError)
+"""What comes of records that are none: pydantic's errors are ValueErrors too."""
 _Time = Annotated[int, Field(ge=0, lt=_END_OF_TIME)]
 
 
 class Record(NamedTuple):
-    """A line: of which trace, by which stream, its number there. ``data`` is None where the line is cut off."""
+    """A line: of which trace, by which stream, its number there.
+
+    ``data`` is None where the line is cut off, or where ``wrong`` says what makes it unreadable.
+    """
 
     of: str
     by: str
     number: int
     kind: str
     data: dict[str, Any] | None
+    wrong: str = ""
 
 
 @dataclass
@@ -80,18 +86,10 @@ class _FinishedRecord(_SumsRecord, _RunRecord):
     stored_output: Any = None
 
 
-@dataclass(slots=True)
-class _PoolRecord:
-    first: tuple[int, int]
-    bodies: list[Any]
-    links: list[tuple[int, int]]
-
-
 _read_fields = TypeAdapter(dict[str, Any]).validate_python
 _read_run = TypeAdapter(_RunRecord).validate_python
 _read_sums = TypeAdapter(_SumsRecord).validate_python
 _read_finished = TypeAdapter(_FinishedRecord).validate_python
-_read_pool = TypeAdapter(_PoolRecord).validate_python
 _SPANS: list[type[Span]] = [Span, *SPAN_CLASSES.values()]
 _read_span = {kind: TypeAdapter(kind).validate_python for kind in _SPANS}
 
@@ -103,7 +101,9 @@ class Outline:
         self.trace = Trace(trace_id, "")
 
     def add(self, record: Record) -> None:
-        """Take in the next record of this trace; raises ValueError if it is not one."""
+        """Take in the next record of this trace; raises what is in `UNREADABLE` if it is not one."""
+        if record.wrong:
+            raise ValueError(record.wrong)
         if record.data is None:
             return
         payload = record.data.get(record.kind)
@@ -125,21 +125,29 @@ class Outline:
 
 
 class Rebuilt(Outline):
-    """A trace, from all of its records in the order of the file."""
+    """A trace, from all of its records in the order of the file. ``wrong`` is where and why the first is unreadable."""
 
     def __init__(self, trace_id: str) -> None:
         super().__init__(trace_id)
-        self._streams: dict[str, _Stream] = {}
+        self.wrong = ""
+        self._streams: dict[str, Stream] = {}
         self._at: dict[str, int] = {}
         self._input: Callable[[], Plain] | None = None
 
     def add(self, record: Record) -> None:
-        """Take in the next record of this trace; raises ValueError if it is not one."""
-        stream = self._streams.setdefault(record.by, _Stream(self.trace.pool))
-        if record.data is None or not stream.follows(record.number):
-            stream.cut.add(record.number) if record.data is None else None
-            return
+        stream = self._streams.setdefault(record.by, Stream(self.trace.pool))
+        if record.data is None and not record.wrong:
+            stream.cut.add(record.number)
+        elif stream.follows(record.number):
+            try:
+                self._take(record, stream)
+            except UNREADABLE:
+                stream.unreadable += 1
+                raise
+
+    def _take(self, record: Record, stream: Stream) -> None:
         super().add(record)
+        assert record.data is not None  # noqa: S101 - narrows the type
         payload = record.data.get(record.kind)
         if record.kind == "pool":
             stream.extend(payload)
@@ -159,18 +167,22 @@ class Rebuilt(Outline):
         """The trace, once the file has ended."""
         trace = self.trace
         if self._input is not None:
-            trace.stored_input = _LOST
-            with suppress(ValueError):
+            trace.stored_input = LOST
+            with suppress(*UNREADABLE):
                 trace.stored_input = self._input()
         if trace.stop is not None:
             trace.stop.error.trace = trace
         lost = sum(stream.lost for stream in self._streams.values())
+        unreadable = sum(stream.unreadable for stream in self._streams.values())
         if lost:
-            trace.spans.sort(key=lambda span: span.start_ns)
             trace.gaps.append(f"records of this run that its file lacks, cut off or removed: {lost}")
+        if unreadable:
+            trace.gaps.append(f"records of this run that cannot be read: {unreadable}; the first is {self.wrong}")
+        if lost or unreadable:
+            trace.spans.sort(key=lambda span: span.start_ns)
         return trace
 
-    def _span(self, stream: _Stream, payload: object, *, stands: bool) -> None:
+    def _span(self, stream: Stream, payload: object, *, stands: bool) -> None:
         span = _span(stream, payload)
         at = self._at.setdefault(span.span_id, len(self.trace.spans))
         if at == len(self.trace.spans):
@@ -179,77 +191,10 @@ class Rebuilt(Outline):
             self.trace.spans[at] = span
 
 
-class _Stream:
-    """What one writer's numbers mean: its bodies and nodes, by their place in the trace's own pool."""
-
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
-        self.cut: set[int] = set()
-        self._next = self._missing = 0
-        self._bodies: dict[int, int] = {}
-        self._nodes: dict[int, tuple[int, int]] = {0: (ROOT, 0)}  # and how long the list is that ends there
-
-    @property
-    def lost(self) -> int:
-        """How many records are not there, as far as can be known."""
-        return self._missing + sum(number >= self._next for number in self.cut)
-
-    def follows(self, number: int) -> bool:
-        """Is this a new record? One that is written again, after its first try seemed to fail, is not."""
-        if number < self._next:
-            return False
-        self._missing += number - self._next
-        self._next = number + 1
-        return True
-
-    def extend(self, payload: object) -> None:
-        record = _read_pool(payload)
-        body, node = record.first
-        if not self._missing and (body, node) != (len(self._bodies), len(self._nodes)):
-            raise ValueError(f"bodies from {body} and nodes from {node}: others were expected")
-        for number, item in enumerate(record.bodies, body):
-            self._bodies[number] = self.pool.add(item)
-        for number, (previous, item) in enumerate(record.links, node):
-            before, length = self._node(previous)
-            self._nodes[number] = self.pool.extend(before, self._body(item)), length + 1
-
-    def value(self, stored: Plain) -> Plain:
-        """A value of a span or a run, its references followed."""
-        match stored:
-            case dict():
-                return {key: self.value(item) for key, item in cast("dict[str, Plain]", stored).items()}
-            case ["chain", int(node), int(length)]:
-                place, found = self._node(node)
-                if found != length and not self._missing:
-                    raise ValueError(f"node {node} ends a list of {found}, not of {length}")
-                return Chain(self.pool, place, found)
-            case ["body", int(number)]:
-                return self.pool.bodies[self._body(number)]
-            case ["json", value]:
-                return value
-            case list():
-                raise ValueError("a list that is no reference")
-            case _:
-                return stored
-
-    def _body(self, number: int) -> int:
-        found = self._bodies.get(number)
-        return self._or_lost(f"body {number}") if found is None else found
-
-    def _node(self, number: int) -> tuple[int, int]:
-        found = self._nodes.get(number)
-        return (self.pool.extend(ROOT, self._or_lost(f"node {number}")), 1) if found is None else found
-
-    def _or_lost(self, what: str) -> int:
-        if not self._missing:
-            raise ValueError(f"{what} is referred to and nowhere told")
-        return self.pool.add(_LOST)
-
-
 # --- the parts of a record ----------------------------------------------------------------------------------
 
 
-def _span(stream: _Stream, payload: object) -> Span:
+def _span(stream: Stream, payload: object) -> Span:
     columns = _read_fields(payload)
     for name in columns:
         if name.startswith("stored_"):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
-from shearpin.trace.model import LLMSpan, Usage
+from shearpin.trace.model import LLMSpan
+from shearpin.trace.plain import is_dict, plain
+from shearpin.trace.usage import Usage, usage_told
 
 
 @dataclass(slots=True)
@@ -26,14 +29,32 @@ class Reply:
     from_cache: bool = False
 
     def write_to(self, span: LLMSpan) -> None:
-        """Record this answer on the span of its call."""
-        span.reply, span.tool_calls, span.reasoning = self.text, self.tool_calls, self.reasoning
-        span.finish_reason, span.response_id = self.finish_reason, self.response_id
-        span.response_model = self.response_model or span.response_model
-        span.stored_output = {"role": "assistant", "content": self.text}
-        if self.tool_calls:
-            span.stored_output["tool_calls"] = self.tool_calls
-        if self.usage is not None and (self.usage.total_tokens or self.from_cache):
-            span.usage = self.usage
+        """Record this answer on the span of its call. Never raises: what has another type than ours is converted."""
+        text, calls = _text(self.text), _tool_calls(self.tool_calls)
+        span.reply, span.tool_calls, span.reasoning = text, calls, _text(self.reasoning)
+        span.finish_reason, span.response_id = _text(self.finish_reason), _text(self.response_id)
+        span.response_model = _text(self.response_model) or span.response_model
+        span.stored_output = {"role": "assistant", "content": text}
+        if calls:
+            span.stored_output["tool_calls"] = calls
+        usage = usage_told(self.usage)
+        if usage is not None and (usage.total_tokens or self.from_cache):
+            span.usage = usage
             if self.from_cache:
-                span.usage.cost_usd, span.price_source = 0.0, "provider cache"
+                usage.cost_usd, span.price_source = 0.0, "provider cache"
+
+
+def _text(value: Any) -> str | None:  # noqa: ANN401 - whatever an adapter or a provider has put where a text belongs
+    """`value` as a text."""
+    if value is None or type(value) is str:
+        return value
+    return str.__str__(value) if isinstance(value, str) else str(plain(value))
+
+
+def _tool_calls(calls: object) -> list[dict[str, Any]]:
+    given = cast("Iterable[object]", calls if isinstance(calls, list | tuple) else ())
+    return [
+        {"id": _text(call.get("id")), "name": _text(call.get("name")), "arguments": plain(call.get("arguments"))}
+        for call in given
+        if is_dict(call)
+    ]

@@ -8,40 +8,33 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeGuard
 
+from shearpin.errors import dollars
+
 _LEVELS = 5
 _TEXT = 400
 _ARGUMENTS = 50
 _JSON = 20_000
 """Characters up to which text is tried as JSON: showing a line of it is not worth parsing more."""
 
-_SMALLEST, _LARGEST = 1e-6, 1e12
-_MILLION = 1_000_000
+_SMALLEST = 1e-6
+_MILLION, _COUNTABLE = 10**6, 10**15
 _MINUTE = 60
 _AS_MILLISECONDS, _AS_SECONDS = 0.9995e-3, 0.9995
 """From here on three digits of the smaller unit would round to a thousand."""
 
 
 def money(usd: float | None) -> str:
-    """Dollars, small ones with enough digits to tell them apart.
+    """Dollars for a column: as `dollars` has them, but no more digits than tell one call from another.
 
-    >>> money(0.0075), money(0.5), money(1234.5), money(0.0000312), money(0), money(None)
-    ('$0.0075', '$0.50', '$1,234.50', '$0.000031', '$0.00', 'unpriced')
+    >>> money(0.0075), money(0.5), money(1234.5678), money(0.0000312), money(1e-9), money(None)
+    ('$0.0075', '$0.50', '$1,234.57', '$0.000031', '<$0.000001', 'unpriced')
     """
     if usd is None:
         return "unpriced"
     size = abs(usd)
-    if not math.isfinite(size) or size >= _LARGEST:
-        return f"${usd:.3g}"
-    sign = "-" if usd < 0 else ""
-    return f"{sign}${_digits(size)}" if size >= _SMALLEST or not size else f"{sign}<$0.000001"
-
-
-def _digits(size: float) -> str:
-    if size >= 1:
-        return f"{size:,.2f}"
-    if round(size, 2) == size:
-        return f"{size:.2f}"
-    return f"{size:.{max(4, 1 - math.floor(math.log10(size)))}f}"
+    if 0 < size < _SMALLEST:
+        return f"{'-' if usd < 0 else ''}<$0.000001"
+    return dollars(usd, 2 if size >= 1 else 4)
 
 
 def duration(nanoseconds: int | None) -> str:
@@ -79,7 +72,7 @@ def count(number: int) -> str:
     >>> count(3412), count(12_345_678)
     ('3,412', '12.35M')
     """
-    return f"{number:,}" if number < _MILLION else f"{number / _MILLION:,.2f}M"
+    return whole(number) if number < _MILLION or number > _COUNTABLE else f"{number / _MILLION:,.2f}M"
 
 
 def plural(number: int, noun: str) -> str:
@@ -88,7 +81,18 @@ def plural(number: int, noun: str) -> str:
     >>> plural(1, "step"), plural(1200, "step")
     ('1 step', '1,200 steps')
     """
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{whole(number)} {noun}{'' if number == 1 else 's'}"
+
+
+def whole(number: int) -> str:
+    """A count; one that nobody can have counted, as a file may claim, only as far as that.
+
+    >>> whole(1200), whole(10**400)
+    ('1,200', '>1,000,000,000,000,000')
+    """
+    if abs(number) <= _COUNTABLE:
+        return f"{number:,}"
+    return f"{'-' if number < 0 else ''}>{_COUNTABLE:,}"
 
 
 def call_text(name: object, arguments: object) -> str:

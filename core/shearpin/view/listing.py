@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Protocol, TextIO
 
-from shearpin.view.figures import money
+from shearpin.view.figures import money, whole
 from shearpin.view.summary import STATUS
-from shearpin.view.terminal import encoding_of, terminal_width, wants_color
+from shearpin.view.terminal import encoding_of, standard_output, terminal_width, wants_color
 from shearpin.view.text import Line, Page
 
 ID_SHOWN = 12
@@ -43,7 +42,7 @@ def print_list(
     width: int | None = None,
 ) -> None:
     """Print a table of `runs` in the order given, with the beginning of the id that names each."""
-    out = sys.stdout if file is None else file
+    out = standard_output() if file is None else file
     color = wants_color(out) if color is None else color
     page = Page.fitting(terminal_width() if width is None else width, encoding_of(out))
     for line in _table(list(runs), page.line):
@@ -66,7 +65,7 @@ def _table(runs: list[Summary], new: Callable[[], Line]) -> Iterable[Line]:
 def _row(run: Summary, new: Callable[[], Line]) -> list[Line]:
     label, style = STATUS.get(run.status, (run.status, ""))
     texts = [(run.trace_id[:ID_SHOWN], ""), (_when(run.started_ns), "dim"), (label.strip(), style)]
-    texts += [(f"{run.steps:,}", ""), (money(run.cost), ""), (run.name, "bold")]
+    texts += [(whole(run.steps), ""), (money(run.cost), ""), (run.name, "bold")]
     return [new().add(text, style) for text, style in texts]
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from shearpin.errors import amount
+from shearpin.errors import dollars
 from shearpin.trace import DecisionSpan, Span, Trace, Usage
 from shearpin.trace.model import by_id
-from shearpin.view.figures import count, duration, gist, is_mapping, money, plural
+from shearpin.view.figures import count, duration, gist, is_mapping, money, plural, whole
 from shearpin.view.rows import refused_call, why
 from shearpin.view.text import Line, Page, clean, wrap
 
@@ -105,14 +105,14 @@ def _which(trace: Trace, decision: DecisionSpan) -> str:
     call = decision.input
     kind = call.get("kind") if is_mapping(call) and trace.status == "stopped" else None
     admitted = {"llm": ("model call", trace.llm_calls), "tool": ("tool call", trace.tool_calls)}.get(str(kind))
-    return f", which would have been {admitted[0]} {admitted[1] + 1:,}" if admitted else ""
+    return f", which would have been {admitted[0]} {whole(admitted[1] + 1)}" if admitted else ""
 
 
 def _spent(trace: Trace) -> str:
     calls = f"{plural(trace.llm_calls, 'model call')} · {plural(trace.tool_calls, 'tool call')}"
     cost = trace.usage.cost_usd
-    dollars = money(cost) if cost is None else amount(cost, "usd")  # to the digit, as the reason has it
-    return f"{dollars} · {calls} · {_tokens(trace.usage)}"
+    spent = money(cost) if cost is None else dollars(cost)  # to the digit, as the reason has it
+    return f"{spent} · {calls} · {_tokens(trace.usage)}"
 
 
 def _would_have_stopped(trace: Trace, decision: DecisionSpan) -> Iterator[tuple[str, str]]:

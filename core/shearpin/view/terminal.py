@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import sys
@@ -23,6 +24,11 @@ _HEADINGS = Cells("in", "out", "cost", "time")
 _ROOM_FOR_TOKENS, _ROOM_FOR_MONEY = 64, 40
 
 
+def standard_output() -> TextIO:
+    """Where to print: nowhere in a program without a stdout, which may be closed, or have no console on Windows."""
+    return io.StringIO() if sys.stdout is None else sys.stdout
+
+
 def encoding_of(out: TextIO) -> str:
     """The encoding of what is written to `out`; a string buffer takes everything."""
     return getattr(out, "encoding", None) or "utf-8"
@@ -41,7 +47,7 @@ def print_trace(
     Coloured when that is a terminal (``NO_COLOR`` and ``FORCE_COLOR`` are honoured), as wide as it, and in
     ASCII where its encoding has nothing better. Long repetitions are told in one line unless `full`.
     """
-    out = sys.stdout if file is None else file
+    out = standard_output() if file is None else file
     color = wants_color(out) if color is None else color
     width = terminal_width() if width is None else width
     out.write(render(trace, color=color, width=width, full=full, encoding=encoding_of(out)))

@@ -23,7 +23,11 @@ class LineFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._cut_off = False
-        self._descriptor: int | None = self._open()
+        self._descriptor: int | None = None
+        self._descriptor = self._open()
+
+    def __del__(self) -> None:
+        self.close()
 
     def _open(self) -> int:
         descriptor = _opened(self.path)

@@ -3,7 +3,6 @@
 chain.invoke(question, config={"callbacks": [ShearpinCallbackHandler(pin)]})
 """
 
-from shearpin_integrations.langchain.attaching import attach, install
 from shearpin_integrations.langchain.handler import ShearpinCallbackHandler
 
-__all__ = ["ShearpinCallbackHandler", "attach", "install"]
+__all__ = ["ShearpinCallbackHandler"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -13,7 +14,15 @@ from shearpin import Guard
 from shearpin_integrations.langchain.handler import ShearpinCallbackHandler
 
 
-def attach(agent: Any, guard: Guard, *, service: str | None = None, **identity: Any) -> Any:
+def attach_to(
+    agent: Any,
+    guard: Guard,
+    *,
+    service: str | None = None,
+    tags: Sequence[str] | str = (),
+    metadata: Mapping[str, Any] | None = None,
+    **identity: Any,
+) -> Any:
     """A runnable that calls `agent` with the handler in every call's own config; None for anything else.
 
     Not ``with_config``: a graph of older LangGraph versions drops bound callbacks when the call brings its own.
@@ -22,17 +31,18 @@ def attach(agent: Any, guard: Guard, *, service: str | None = None, **identity: 
     if not isinstance(agent, Runnable):
         return None
     handler = ShearpinCallbackHandler(guard)
-    facts = {"service": service, **identity}
+    facts = {**(metadata or {}), "service": service, **identity}
     given = {key: value for key, value in facts.items() if value is not None}
+    labels = [tags] if isinstance(tags, str) else list(tags)
 
     def add(config: RunnableConfig) -> RunnableConfig:
-        metadata = {**given, **(config.get("metadata") or {})}
-        return {"callbacks": _with(config.get("callbacks"), handler), "metadata": metadata}
+        told = {**given, **(config.get("metadata") or {})}
+        return {"callbacks": _with(config.get("callbacks"), handler), "metadata": told, "tags": labels}
 
     return RunnableBinding[Any, Any](bound=runnable, config={}, config_factories=[add])
 
 
-def install(guard: Guard) -> None:
+def install_everywhere(guard: Guard) -> None:
     """Put a handler into every callback manager of this process, raw threads included, for the process's life."""
     handler = ShearpinCallbackHandler(guard)
     # A value set here would be seen in this context only; the default is seen in every thread.

@@ -12,7 +12,8 @@ from typing import Any
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import LLMResult
 
-from shearpin.adapter import Run
+from shearpin.adapter import Run, is_dict
+from shearpin_integrations.langchain.reading import is_a
 
 KEY = "shearpin"
 
@@ -25,8 +26,10 @@ def carry_in(result: LLMResult, run: Run) -> None:
         message.response_metadata[KEY] = run.carry()
 
 
-def carried_in(messages: Sequence[Any]) -> Any:
-    """What the last reply says its run had come to."""
-    replies = (message for message in reversed(messages) if isinstance(message, AIMessage))
-    last = next(replies, None)
-    return None if last is None else last.response_metadata.get(KEY)
+def carried_in(messages: Sequence[Any], run: Run) -> Any:
+    """What the last reply that tells of another run says it had come to; `run` may have made replies since."""
+    for message in reversed(messages):
+        carried = message.response_metadata.get(KEY) if is_a(message, AIMessage) else None
+        if is_dict(carried) and carried.get("trace_id") != run.trace.trace_id:
+            return carried
+    return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from types import FrameType
-from typing import Any
+from typing import Any, TypeGuard
 
 from shearpin.adapter import is_dict, is_list, register_pass_through
 
@@ -36,9 +36,20 @@ def takers(error: BaseException) -> str:
     return ", ".join(str(getattr(taker, "node", taker)) for taker in several)
 
 
-def resumes(inputs: object) -> bool:
-    """Does this input continue a paused thread, rather than give it new work?"""
-    return inputs is None or getattr(inputs, "resume", None) is not None
+def is_command(value: object) -> TypeGuard[Any]:
+    """A `Command`, told by its class: a state may have fields of the same names, and a mock has every one."""
+    types = sys.modules.get("langgraph.types")
+    return types is not None and issubclass(type(value), types.Command)
+
+
+def answers_pause(inputs: object) -> bool:
+    """Is this input the answer to a pause?"""
+    return is_command(inputs) and inputs.resume is not None
+
+
+def is_sent(metadata: Mapping[str, Any]) -> bool:
+    """Did a `Send` start this node? Then its input is no state of the graph."""
+    return bool((metadata.get("langgraph_path") or ("",))[0] == "__pregel_push")
 
 
 def checkpoint_of(metadata: Mapping[str, Any], config: Any = None) -> str | None:

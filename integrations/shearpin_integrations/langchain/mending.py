@@ -11,6 +11,8 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, ToolMessage
 
+from shearpin_integrations.langchain.reading import is_a
+
 NOT_MADE = "This call was not made: the run was stopped before it."
 
 
@@ -19,13 +21,13 @@ def mended(messages: Sequence[Any]) -> list[Any] | None:
     whole: list[Any] = []
     owed: dict[str | None, str] = {}  # names by id, until the next word: an id may come again later
     for message in messages:
-        if isinstance(message, ToolMessage):
+        if is_a(message, ToolMessage):
             owed.pop(message.tool_call_id, None)
         else:
             whole.extend(_not_made(call_id, name) for call_id, name in owed.items())
             owed = {}
         whole.append(message)
-        if isinstance(message, AIMessage):
+        if is_a(message, AIMessage):
             owed = {call["id"]: call["name"] for call in message.tool_calls}
     return whole if len(whole) > len(messages) else None
 

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import UnionType
+from typing import Any, TypeGuard, TypeVar
 
 from langchain_core.documents import Document
-from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, ToolMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGenerationChunk, Generation, GenerationChunk, LLMResult
 
 from shearpin import Usage
 from shearpin.adapter import Reply, is_dict, is_list, parse_arguments, plain, read_usage, register_plain
+from shearpin_integrations.langchain.graphs import is_command
+
+Kind = TypeVar("Kind")
 
 _ROLES = {"human": "user", "ai": "assistant", "HumanMessageChunk": "user", "AIMessageChunk": "assistant"}
 _OWN_MODULES = ("langchain", "langchain_core", "langgraph")
+
+
+def is_a(value: object, kind: type[Kind] | UnionType) -> TypeGuard[Kind]:
+    """`isinstance` without asking the value: a proxy of the user's may raise even there."""
+    return issubclass(type(value), kind)
 
 
 def message_dict(message: BaseMessage) -> dict[str, Any]:
@@ -25,7 +34,7 @@ def message_dict(message: BaseMessage) -> dict[str, Any]:
     if message.name:
         record["name"] = message.name
     if isinstance(message, AIMessage) and (message.tool_calls or message.invalid_tool_calls):
-        record["tool_calls"] = tool_calls(message)
+        record["tool_calls"] = [{**call, "arguments": plain(call["arguments"])} for call in tool_calls(message)]
     if isinstance(message, ToolMessage):
         record["tool_call_id"] = message.tool_call_id
         if message.status == "error":
@@ -33,10 +42,37 @@ def message_dict(message: BaseMessage) -> dict[str, Any]:
     return record
 
 
+def called(serialized: Mapping[str, Any] | None, kwargs: Mapping[str, Any]) -> str:
+    """What an event's subject is called."""
+    facts = serialized or {}
+    return str(kwargs.get("name") or facts.get("name") or (facts.get("id") or ["run"])[-1])
+
+
+def model_call(
+    serialized: Mapping[str, Any] | None,
+    messages: Sequence[Any],
+    metadata: Mapping[str, Any] | None,
+    kwargs: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What the start of a model call tells of it, as a span's fields."""
+    facts: Mapping[str, Any] = metadata or {}
+    params: Mapping[str, Any] = kwargs.get("invocation_params") or {}
+    return {
+        "messages": messages,
+        "tools": params.get("tools") or params.get("functions") or (),
+        "provider": facts.get("ls_provider"),
+        # Not params["model_name"]: a model chosen per call leaves the old name there.
+        "request_model": str(facts.get("ls_model_name") or params.get("model") or called(serialized, kwargs)),
+        "temperature": facts.get("ls_temperature"),
+        "max_tokens": facts.get("ls_max_tokens"),
+        "seed": params.get("seed"),
+    }
+
+
 def tool_calls(message: AIMessage) -> list[dict[str, Any]]:
     """The calls a model asked for, those with unreadable arguments too."""
     calls = [*message.tool_calls, *message.invalid_tool_calls]
-    return [{"id": call["id"], "name": call["name"], "arguments": plain(call["args"])} for call in calls]
+    return [{"id": call["id"], "name": call["name"], "arguments": call["args"]} for call in calls]
 
 
 def read_result(result: LLMResult | None) -> Reply | None:
@@ -127,49 +163,65 @@ def tool_arguments(inputs: Mapping[str, Any] | None, text: str) -> object:
 
 
 def _injected(value: object) -> bool:
-    return not isinstance(value, BaseMessage | Document) and type(value).__module__.split(".")[0] in _OWN_MODULES
+    return not is_a(value, BaseMessage | Document) and type(value).__module__.split(".")[0] in _OWN_MODULES
 
 
 def tool_result(output: object) -> object:
     """What a tool returned: a message's content, else the value itself."""
-    return output.content if isinstance(output, ToolMessage) else output
+    return output.content if is_a(output, ToolMessage) else output
 
 
 def update_of(output: Any) -> Any:
     """What a node changed: a lone command that goes nowhere is its update."""
     lone: Any = output[0] if is_list(output) and len(output) == 1 else output
-    stays = hasattr(lone, "update") and hasattr(lone, "goto") and not lone.goto
-    return lone.update if stays else lone
+    return lone.update if is_command(lone) and not lone.goto else lone
 
 
 def advanced(state: Any, update: Any) -> Any:
     """The state after an update, as far as it can be told without the graph's reducers: messages are appended."""
-    known, new = _messages_in(state), _messages_in(update)
+    known, new = messages_in(state), messages_in(update)
     if not is_list(known) or not is_list(new):
         return state
     return {**state, "messages": [*known, *new]}
 
 
-def _messages_in(state: Any) -> Any:
+def messages_in(state: Any) -> Any:
+    """A state's messages, where it has them by that name."""
     return state.get("messages") if is_dict(state) else None
 
 
 def answered_calls(output: Any) -> list[ToolMessage]:
     """The tool messages in a node's update, whatever its shape: a mapping, messages, a command, or a list of these."""
-    if isinstance(output, ToolMessage):
-        return [output]
-    if is_dict(output):  # before asking for ``update``, which a dict has as a method
-        output = _messages_in(output)
-    elif hasattr(output, "goto"):
-        return answered_calls(output.update)
-    return [message for item in output for message in answered_calls(item)] if is_list(output) else []
+    found: list[Any] = []
+    for item in _several(output):
+        update = item.update if is_command(item) else item
+        found += _several(messages_in(update) if is_dict(update) else update)
+    return [message for message in found if is_a(message, ToolMessage)]
+
+
+def _several(value: Any) -> list[Any]:
+    return value if is_list(value) else [value]
+
+
+def calls_made(messages: Sequence[Any]) -> list[dict[str, Any]]:
+    """The tool calls since the last question that have an answer: ``name``, ``input`` and ``output``, in order."""
+    asked: dict[str | None, Any] = {}
+    made: list[dict[str, Any]] = []
+    for message in messages:
+        if isinstance(message, HumanMessage):
+            asked, made = {}, []
+        elif isinstance(message, AIMessage):
+            asked |= {call["id"]: call for call in message.tool_calls}
+        elif isinstance(message, ToolMessage) and (call := asked.pop(message.tool_call_id, None)) is not None:
+            made.append({"name": call["name"], "input": call["args"], "output": message.content})
+    return made
 
 
 def holds_answer(output: Any) -> bool:
     """Does a chain's output hold a model's answer?"""
-    found: Any = _messages_in(output) if is_dict(output) else output
+    found: Any = messages_in(output) if is_dict(output) else output
     last: Any = found[-1] if is_list(found) and found else found
-    return isinstance(last, AIMessage)
+    return is_a(last, AIMessage)
 
 
 register_plain(BaseMessage, message_dict)

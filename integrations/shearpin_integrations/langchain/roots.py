@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shearpin import Guard
-from shearpin_integrations.langchain.graphs import know_langgraph, resumes, with_own_thread
+from shearpin.adapter import is_list
+from shearpin_integrations.langchain.carrying import carried_in
+from shearpin_integrations.langchain.graphs import answers_pause, know_langgraph, with_own_thread
+from shearpin_integrations.langchain.reading import calls_made, messages_in
 from shearpin_integrations.langchain.tracking import Root, Tracker, tracker_of
 
 _IDENTITY = ("user_id", "tenant", "team", "organization", "task_type", "version", "env")
@@ -21,16 +24,28 @@ def open_root(guard: Guard, name: str, inputs: Any, metadata: Mapping[str, Any],
     run = guard.run(label, tags=tags or (), input=inputs, **identity_of(metadata))
     thread = metadata.get("thread_id")
     root = Root(run, None if thread is None else str(thread))
-    paused = tracker_of(guard).resume(root.thread) if resumes(inputs) else None
+    root.resuming = answers_pause(inputs)
+    goes_on = root.resuming or inputs is None
+    paused = tracker_of(guard).resume(root.thread) if goes_on else None
     if paused is not None:
         run.resume(paused.run)
-        root.started_calls = paused.started_calls
+        root.started_calls, root.resuming = paused.started_calls, False
         return root
     run.open()
-    root.resuming = getattr(inputs, "resume", None) is not None
     if root.resuming:
         run.begun_elsewhere()
     return root
+
+
+def count_on(root: Root, state: object) -> None:
+    """Count on from what another process noted in the state's messages, if this run goes on with one paused there."""
+    if not root.resuming or not is_list(messages := messages_in(state)):
+        return
+    carried = carried_in(messages, root.run)
+    with root.run.tree.lock:  # nodes of one superstep start at once
+        first, root.resuming = root.resuming, root.resuming and carried is None
+    if first and carried is not None:
+        root.run.continue_from(carried, calls_made(messages))
 
 
 def close_root(tracker: Tracker, root: Root, outputs: Any) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
+import warnings
 import weakref
 from collections import OrderedDict
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import UUID
@@ -18,7 +18,7 @@ from uuid import UUID
 from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.runnables.config import var_child_runnable_config
 
-from shearpin import Guard, RunStoppedError, Span
+from shearpin import EnforcementGapWarning, Guard, RunStoppedError
 from shearpin.adapter import Place, Run, register_locator
 
 TOMBSTONES = 10_000
@@ -88,6 +88,7 @@ class Tracker:
         self.entries: dict[UUID, Entry] = {}
         self._paused: OrderedDict[str, Root] = OrderedDict()
         self._tombs: OrderedDict[UUID, Tomb] = OrderedDict()
+        self._warned: set[str] = set()
         self._lock = threading.RLock()  # an abandoned call may be found out by the garbage collector, anywhere
 
     def begin(self, run_id: UUID, entry: Entry) -> None:
@@ -149,6 +150,12 @@ class Tracker:
         with self._lock:
             return self._paused.pop(thread, None) if thread is not None else None
 
+    def warn(self, gap: str) -> None:
+        """Say once what the guard cannot do; Python's own memory of that is cleared by any `catch_warnings`."""
+        if gap not in self._warned:
+            warnings.warn(gap, EnforcementGapWarning, stacklevel=2)
+            self._warned.add(gap)
+
     def _bury(self, root: Root, run_ids: list[UUID]) -> None:
         stop = root.run.stopped
         if stop is None:
@@ -161,40 +168,16 @@ class Tracker:
                 self._tombs.popitem(last=False)
 
 
-@dataclass(slots=True)
-class Admission:
-    """A model call that was admitted before LangChain starts it, because its caller could wait and a callback cannot.
-
-    The first model call that starts in this context takes it over instead of being admitted again.
-    """
-
-    run: Run
-    span: Span
-    model: str
-    taken: bool = False
-
-
-admission: ContextVar[Admission | None] = ContextVar("shearpin_admission", default=None)
-
-
-def take_admission(run: Run, fields: dict[str, Any]) -> Span | None:
-    """The span admitted for the model call that starts now, if there is one, with what the call turned out to be.
-
-    A middleware further in may have changed the request. For another model nothing was reserved: then it is None.
-    """
-    admitted = admission.get()
-    if admitted is None or admitted.taken or admitted.run.tree is not run.tree:
-        return None
-    admitted.taken = True
-    if admitted.model != fields.get("request_model"):
-        run.withdraw(admitted.span)
-        return None
-    run.amend(admitted.span, **fields)
-    return admitted.span
-
-
 _trackers: weakref.WeakSet[Tracker] = weakref.WeakSet()
 _trackers_lock = threading.Lock()
+
+
+def guard_for(usage: str, given: object) -> Guard:
+    """The guard that a user gave where `usage` has its braces, or a TypeError that says what belongs there."""
+    if isinstance(given, Guard):
+        return given
+    taker = usage.partition("(")[0]
+    raise TypeError(f"{taker} takes a guard: {usage.format('Guard(Budget(usd=0.50))')}, not {given!r}")
 
 
 def tracker_of(guard: Guard) -> Tracker:
@@ -210,7 +193,7 @@ def tracker_of(guard: Guard) -> Tracker:
 _KEPT_AS = "_langchain_tracker"
 
 
-def end_elsewhere(run_id: UUID, told: Tracker, stop: RunStoppedError) -> None:
+def end_elsewhere(run_id: UUID, told: Tracker, stop: BaseException) -> None:
     """A handler raised `stop` when `run_id` was to start or had ended: the other guards are told nothing by LangChain.
 
     Those whose handlers came before have let a call in that is not made; those after do not hear of the end.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from langgraph.errors import GraphBubbleUp
 
 from shearpin.adapter import register_pass_through
-from shearpin_integrations.langchain import ShearpinCallbackHandler, attach
+from shearpin_integrations.langchain import ShearpinCallbackHandler
 from shearpin_integrations.langgraph.nodes import guarded_node, hook_nodes
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 register_pass_through(GraphBubbleUp)
 
-__all__ = ["ShearpinCallbackHandler", "ShearpinMiddleware", "attach", "guarded_node", "hook_nodes"]
+__all__ = ["ShearpinCallbackHandler", "ShearpinMiddleware", "guarded_node", "hook_nodes"]
 
 
 def __getattr__(name: str) -> Any:

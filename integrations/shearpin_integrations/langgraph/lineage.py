@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Generator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
@@ -23,9 +23,19 @@ from langchain_core.tracers.context import register_configure_hook
 
 from shearpin import Guard, RunStoppedError
 from shearpin.adapter import Place
+from shearpin_integrations.langchain.graphs import control_flow
 from shearpin_integrations.langchain.handler import ShearpinCallbackHandler
 from shearpin_integrations.langchain.roots import close_root, open_root
 from shearpin_integrations.langchain.tracking import Entry, Root, tracker_of
+from shearpin_integrations.langgraph.waiting import waiting
+
+if TYPE_CHECKING:
+    _Handler = BaseCallbackHandler
+else:
+    try:  # in newer versions only a handler of this class hears of pauses that nobody raised, as before a node
+        from langgraph.callbacks import GraphCallbackHandler as _Handler
+    except ImportError:
+        _Handler = BaseCallbackHandler
 
 
 @dataclass(slots=True)
@@ -39,9 +49,10 @@ class _Call:
     ids: set[UUID] = field(default_factory=set[UUID])
     roots: dict[int, Root] = field(default_factory=dict[int, Root])
     alive: weakref.ref[UUID] | None = None
+    paused: bool = False
 
 
-class Lineage(BaseCallbackHandler):
+class ShearpinLineage(_Handler):
     """Parents and roots of everything that goes on in LangChain; decides and records nothing."""
 
     raise_error = True
@@ -100,6 +111,8 @@ class Lineage(BaseCallbackHandler):
     def on_chain_error(
         self, error: BaseException, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
     ) -> None:
+        if control_flow(error) == "interrupt":
+            self._pause(run_id)
         with contextlib.ExitStack() as closing:
             for root in self._leave(run_id, parent_run_id):
                 tracker_of(cast("Guard", root.run.guard)).close(root)
@@ -110,6 +123,15 @@ class Lineage(BaseCallbackHandler):
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         self.on_chain_error(error, run_id=run_id, **kwargs)
+
+    def on_interrupt(self, event: Any) -> None:
+        """A graph pauses; told by newer versions of LangGraph."""
+        self._pause(event.run_id)
+
+    def _pause(self, run_id: UUID | None) -> None:
+        call = self.call_of(run_id)
+        if call is not None:
+            call.paused = True
 
     def _enter(
         self,
@@ -147,10 +169,12 @@ class Lineage(BaseCallbackHandler):
         call.alive = None
         for left in list(call.ids):  # a cancelled tool tells no end
             self._calls.pop(left, None)
+        for root in call.roots.values():  # what paused need not be what they cover
+            root.paused = root.paused or call.paused
         return list(call.roots.values())
 
 
-_lineage = Lineage()
+_lineage = ShearpinLineage()
 _registered = threading.Event()
 
 
@@ -184,7 +208,8 @@ def covered(guard: Guard, config: Any = None) -> Generator[Cover | None]:
     seen = next((entry for run_id in ids if (entry := tracker.entries.get(run_id))), None)
     call = next((call for run_id in ids if (call := _lineage.call_of(run_id))), None)
     if seen is not None or call is None:
-        yield Cover(seen, handler, new=False) if seen is not None else None
+        with waiting(guard, managers):
+            yield Cover(seen, handler, new=False) if seen is not None else None
         return
     root = _lineage.root_in(call, guard)
     entry = Entry(root, Place(root.run, root.run.span), "inside")
@@ -193,7 +218,8 @@ def covered(guard: Guard, config: Any = None) -> Generator[Cover | None]:
     for manager in managers:  # made for this node alone: nobody else calls back through it
         manager.add_handler(handler, inherit=True)
     try:
-        yield Cover(entry, handler, new=True)
+        with waiting(guard, managers):
+            yield Cover(entry, handler, new=True)
     finally:
         for manager in managers:
             manager.remove_handler(handler)

@@ -14,10 +14,12 @@ from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.graph import StateGraph
 
 from shearpin import Guard, Span
-from shearpin.adapter import Place, is_dict
-from shearpin_integrations.langchain.graphs import checkpoint_of
+from shearpin.adapter import Place, is_list, raise_if_meant
+from shearpin_integrations.langchain.graphs import checkpoint_of, is_sent
 from shearpin_integrations.langchain.mending import mended
-from shearpin_integrations.langchain.reading import update_of
+from shearpin_integrations.langchain.reading import messages_in
+from shearpin_integrations.langchain.roots import count_on
+from shearpin_integrations.langchain.tracking import guard_for
 from shearpin_integrations.langgraph.lineage import Cover, covered, watch_lineage
 
 Node = TypeVar("Node", bound="Callable[..., Any] | Runnable[Any, Any]")
@@ -29,13 +31,29 @@ def guarded_node(node: Node, *rules: Any) -> Node:
 
     Rules given here count over one invocation of the graph, whatever the number of times the node runs in it.
     Passing a guard that already watches the invocation through its handler changes nothing.
+
+    Raises:
+        TypeError: there is no rule, or `node` is nothing that a graph could run.
     """
+    if not rules:
+        raise TypeError("guarded_node needs a rule or a guard: guarded_node(node, Budget(tool_calls=3))")
+    if not callable(node) and not isinstance(node, Runnable):
+        raise TypeError(f"guarded_node takes a function or a runnable, not {node!r}")
     guard = rules[0] if len(rules) == 1 and isinstance(rules[0], Guard) else Guard(*rules)
     return _guarded(node, guard, None)  # type: ignore[no-any-return]
 
 
 def hook_nodes(builder: Builder, guard: Guard) -> Builder:
-    """Put every node of a graph under `guard`; call it before ``compile()``. Returns the same builder."""
+    """Put every node of a graph under `guard`; call it before ``compile()``. Returns the same builder.
+
+    Raises:
+        TypeError: `builder` is no graph that is still to be compiled, or `guard` no guard.
+    """
+    if not isinstance(builder, StateGraph):
+        raise TypeError(
+            f"hook_nodes takes a StateGraph before compile(): hook_nodes(builder, pin).compile(), not {builder!r}"
+        )
+    guard_for("hook_nodes(builder, {})", guard)
     for name, spec in builder.nodes.items():
         builder.nodes[name] = dataclasses.replace(spec, runnable=_guarded(spec.runnable, guard, name))
     return builder
@@ -98,9 +116,8 @@ class _GuardedRunnable(RunnableLambda[Any, Any]):
 
 def _mended(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """The node's arguments with calls in its messages answered that an earlier stop left open."""
-    if not args or not is_dict(args[0]):
-        return args
-    whole = mended(args[0].get("messages") or ())
+    messages = messages_in(args[0]) if args else None
+    whole = mended(messages) if is_list(messages) else None
     return args if whole is None else ({**args[0], "messages": whole}, *args[1:])
 
 
@@ -132,9 +149,11 @@ async def _anode(guard: Guard, name: str, state: Any, config: Any) -> AsyncGener
 def _seen(cover: Cover, name: str, state: Any, config: Any) -> dict[str, Any]:
     """What the handler would have been told of this node."""
     root = cover.entry.root
-    root.run.reached(state)
     config = config or var_child_runnable_config.get() or {}
     facts: Any = config.get("metadata") or {}
+    if not is_sent(facts):
+        count_on(root, state)
+        root.run.reached(state)
     return {
         "name": facts.get("langgraph_node") or name,
         "parent": root.run.span,
@@ -150,8 +169,11 @@ def _running(cover: Cover, span: Span) -> Generator[Outcome]:
     entry.place, entry.role = Place(run, span), "span"
 
     def ended(update: Any) -> Any:
-        cover.handler.record_unstarted(entry, update)
-        run.end(span, output=update_of(update))
+        try:
+            cover.handler.end_node(entry, update)
+        except Exception as error:  # noqa: BLE001 - sorted out by the next line
+            raise_if_meant(error, "end of a node")
+            run.end(span)
         return update
 
     try:

@@ -79,6 +79,11 @@ def time_of(i: int) -> str:
     return f"2026-01-02T03:04:{i:02d}Z"
 
 
+def path(i: int) -> str:
+    """A file that nobody would guess."""
+    return f"src/{words(i).replace(' ', '/')}.py"
+
+
 LOOPS: dict[str, tuple[int, Iterable[Move]]] = {
     "the same call": (3, each(lambda _: SAME)),
     "keys in any order": (3, cycle([("get", {"q": "x", "n": 5}, "none"), ("get", {"n": 5, "q": "x"}, "none")])),
@@ -115,6 +120,12 @@ LOOPS: dict[str, tuple[int, Iterable[Move]]] = {
         7,
         each(lambda i: ("edit", {"patch": words(i)}, "ok"), lambda _: ("test", {}, "7 failed")),
     ),
+    "a tool that is down": (9, each(lambda i: ("search", {"q": words(i)}, "503 Service Unavailable"))),
+    "pages that are not there": (9, each(lambda i: ("get", {"of": "all", "page": i}, f"Error: page {i} not found"))),
+    "guessing file names": (36, each(lambda i: ("open", {"path": path(i)}, f"Error: file {path(i)} not found"))),
+    "guessing files by number": (36, each(lambda i: ("open", {"path": f"m{i}.py"}, "no such file or directory"))),
+    "guessing users": (36, each(lambda i: ("get_user", {"user": words(i)}, {"status": 404, "user": words(i)}))),
+    "nothing but the date": (3, each(lambda _: ("get_current_date", {}, "2026-03-01"))),
 }
 """How many moves are made of each, and its moves."""
 
@@ -149,4 +160,29 @@ WORK: dict[str, Iterable[Move]] = {
     "transfers of money": each(lambda i: ("transfer_to_account", {"iban": f"DE{i}", "amount": i}, "ok")),
     "patches that do not fit": [("patch", {"diff": words(i) * 200}, "patch failed") for i in range(8)],
     "a clock between other work": each(lambda i: ("now", {}, time_of(i)), report),
+    "a number that is its argument": [("square", i, i) for i in range(399, 399 + LENGTH)],
+    "a code that is its argument": [("look_up", {"code": i}, {"code": i}) for i in range(399, 399 + LENGTH)],
+    "prices that look like a status": each(lambda i: ("look_up", {"article": words(i)}, 499)),
+    "thirty files that are not there": each(lambda i: ("open", {"path": path(i)}, f"Error: {path(i)} not found"))[:30],
+    "thirty files of one name": each(lambda i: ("open", {"path": f"m{i}.py"}, "Error: file not found"))[:30],
+    "thirty dead links": each(lambda i: ("get", {"url": f"http://x/{i}"}, {"status": 404, "body": f"no {i}"}))[:30],
+    "thirty links, all alike dead": each(lambda i: ("get", {"url": f"http://x/{words(i)}"}, "404 Not Found"))[:30],
+    "thirty users that are gone": each(lambda i: ("get_user", {"name": f"u{i}"}, "user not found"))[:30],
+    "thirty folders that are closed": each(lambda i: ("ls", {"path": path(i)}, f"Error: {path(i)}: forbidden"))[:30],
+    "a word in many files": each(lambda i: ("grep", {"for": "todo", "path": path(i)}, "no matches")),
+    "a word in numbered files": each(lambda i: ("grep", {"for": "todo", "path": f"src/m{i}.py"}, "no matches")),
+    "one command for many files": each(lambda i: ("bash", {"command": f"grep todo {path(i)}"}, "no matches")),
+    "one query for many names": each(lambda i: ("db", {"query": f"select a where b = '{words(i)}'"}, [])),
+    "a clock that tells its zone": each(
+        lambda i: ("get_time", {}, {"timestamp": 17 * 10**8 + i, "zone": "Europe/Rome"})
+    ),
+    "a clock in one word": each(lambda i: ("getCurrentTime", {}, {"ts": 17 * 10**8 + i, "zone": "Europe/Rome"})),
+    "the date between other work": each(lambda _: ("get_current_date", {}, "2026-03-01"), report),
+    "fresh ids": each(lambda i: ("new_request_id", {}, {"request_id": uid(i)})),
+    "an id and nothing else": each(lambda i: ("submit", {}, {"request_id": uid(i)})),
+    "throwing dice": each(lambda i: ("roll_dice", {"sides": 6}, i // 5 % 6 + 1)),
+    "measuring how long it takes": each(lambda i: ("ping", {"host": "h"}, f"{i}.5 ms")),
+    "a price from time to time": each(lambda i: ("get_quote", {"of": "X"}, {"price": 5, "as_of": time_of(i)})),
+    "one event after another": each(lambda i: ("next_event", {}, f"{time_of(i)} door opened")),
+    "a table of numbers": each(lambda i: ("next", {}, {"1": "a", "2": i})),
 }

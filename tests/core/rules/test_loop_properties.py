@@ -82,6 +82,27 @@ def test_no_prompt_makes_it_raise(messages, reply):
         watch.settle(span)
 
 
+@FEW
+@given(st.lists(st.sampled_from(["the answer", "ok", "none", "Error: x", "not found", 404]), max_size=12))
+def test_what_another_process_did_is_evidence_like_any_other(results):
+    here, elsewhere = Feed(), LoopBreaker().watch(None)
+    for i, result in enumerate(results):
+        refused = here.make({"q": "x"}, result) is not None
+        span = ToolSpan(str(i), None, "tool", "tool", agent="a", stored_input={"q": "x"}, stored_output=result)
+        assert (elsewhere.check(span) is not None) == refused
+        if refused:
+            break
+        span.status = "ok"
+        elsewhere.recall(span)
+
+
+def test_a_clock_that_knows_no_place_is_given_up_in_the_end():
+    feed = Feed()
+    refused = [feed.make({"city": words(i)}, f"unknown city {words(i)}", "get_time") is not None for i in range(40)]
+
+    assert refused.index(True) == 36
+
+
 # --- cost -------------------------------------------------------------------------------------------------------------
 
 

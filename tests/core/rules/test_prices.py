@@ -372,13 +372,12 @@ def test_a_listed_price_tells_its_source_and_version() -> None:
 
 
 def test_the_context_window_is_known_where_the_table_knows_it() -> None:
-    assert BOOK.limits("gpt-4o").context_window == 128_000
-    assert BOOK.limits("nobody's").context_window is None
-    assert BOOK.limits("gpt-4o").max_output_tokens is None
+    assert BOOK.context_window("gpt-4o") == 128_000
+    assert BOOK.context_window("nobody's") is None
 
 
 def test_the_user_s_price_changes_no_limit() -> None:
-    assert PriceBook({"gpt-4o": {"input": 1, "output": 1}}).limits("gpt-4o").context_window == 128_000
+    assert PriceBook({"gpt-4o": {"input": 1, "output": 1}}).context_window("gpt-4o") == 128_000
 
 
 def test_a_price_that_was_found_is_found_again_at_once() -> None:

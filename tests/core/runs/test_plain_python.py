@@ -147,7 +147,7 @@ async def test_a_cancelled_waiter_leaves_nothing_behind() -> None:
             await waiter
         release.set()
         await first
-        assert len(run.tree.open) == 1
+        assert len(run.tree.journal.open) == 1
         assert run.remaining["usd"] == pytest.approx(0.01, abs=0.001)
         await one(Usage(10, 10))
 
@@ -475,7 +475,7 @@ def test_a_hand_off_is_recorded() -> None:
         (Budget, "needs a limit"),
         (lambda: Budget(usd=-1), "zero or more"),
         (lambda: Budget(usd=float("nan")), "zero or more"),
-        (lambda: Budget(usd="5"), "a number"),
+        (lambda: Budget(usd="5"), "a finite number"),
         (lambda: Budget(usd=1, unknown_price="maybe"), "a price"),
         (lambda: Budget(usd=1, warn_at=7), "between 0 and 1"),
     ],

@@ -20,7 +20,7 @@ from langchain_core.runnables import Runnable, RunnableLambda, RunnableParallel,
 from langchain_core.tools import StructuredTool, tool
 from pydantic import BaseModel
 
-from shearpin import Budget, BudgetExceededError, Guard, Trace, current_run
+from shearpin import Budget, BudgetExceededError, EnforcementGapWarning, Guard, Trace, current_run
 from shearpin.runs import trouble
 from shearpin.testing import Request, error, reply, tool_call
 from shearpin.testing.script import Completion
@@ -423,9 +423,12 @@ def test_a_handler_on_the_model_alone_watches_the_model_alone(provider: Provider
     pin = Guard()
     model = provider.model(echo, callbacks=[ShearpinCallbackHandler(pin)])
 
-    call(mode, PROMPT | model | StrOutputParser(), {"question": "Why?"})
+    with pytest.warns(EnforcementGapWarning, match="given to this model itself"):
+        call(mode, PROMPT | model | StrOutputParser(), {"question": "Why?"})
 
-    assert outline(finished(pin)) == ["agent gpt-4o", "  llm gpt-4o"]
+    trace = finished(pin)
+    assert outline(trace) == ["agent gpt-4o", "  llm gpt-4o"]
+    assert "each of its calls is a run of its own" in trace.gaps[0]
 
 
 def test_concurrent_runs_of_one_handler_do_not_mix(provider: Provider) -> None:

@@ -1,0 +1,273 @@
+"""What the handler's events come to: the runs and spans of one guard."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import warnings
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from langchain_core.messages import ToolMessage
+
+from shearpin import EnforcementGapWarning, Guard, RunStoppedError
+from shearpin.adapter import HOOK, Place, is_list
+from shearpin_integrations.langchain.graphs import checkpoint_of, control_flow, is_sent, takers
+from shearpin_integrations.langchain.mending import mended
+from shearpin_integrations.langchain.reading import advanced, answered_calls, holds_answer, is_a, messages_in, update_of
+from shearpin_integrations.langchain.roots import close_root, count_on, open_root
+from shearpin_integrations.langchain.tracking import (
+    Entry,
+    Role,
+    Root,
+    end_elsewhere,
+    guard_for,
+    tracker_of,
+)
+
+UNSEEN = (
+    "{}: an answer came but none of its calls reached Shearpin, so nothing was enforced; pass the handler as "
+    "config={{'callbacks': [handler]}}, where calls below inherit it"
+)
+ALONE = (
+    "{}: Shearpin's handler is given to this {} itself, so each of its calls is a run of its own and nothing adds up; "
+    "pass the handler to the agent's or the chain's call: config={{'callbacks': [handler]}}"
+)
+LOST = (
+    "{}: called in a thread that does not say which run it belongs to, while runs of this guard are live, and counted "
+    "in a run of its own; if it belongs to one of them, start the thread with contextvars.copy_context().run"
+)
+_UNREAD = "unread"
+_HOOKS = (".before_agent", ".before_model", ".after_model", ".after_agent")
+
+
+class Recording:
+    """The runs and spans of one guard, by LangChain's run ids. Every start may raise the stop."""
+
+    def __init__(self, guard: Guard) -> None:
+        self.guard = guard_for("ShearpinCallbackHandler({})", guard)
+        self._tracker = tracker_of(guard)
+
+    def __copy__(self) -> Recording:
+        return type(self)(self.guard)
+
+    def __deepcopy__(self, memo: object) -> Recording:  # LangChain copies configs and models with all they hold
+        return type(self)(self.guard)
+
+    # --- outermost calls ------------------------------------------------------------------------------------------
+
+    def open(
+        self,
+        run_id: UUID,
+        name: str,
+        inputs: Any,
+        metadata: Mapping[str, Any],
+        tags: Sequence[str] | None,
+        role: Role,
+    ) -> Entry:
+        """An outermost call begins."""
+        root = open_root(self.guard, name, inputs, metadata, tags)
+        entry = Entry(root, Place(root.run, root.run.span), role, name, inputs)
+        self._tracker.begin(run_id, entry)
+        return entry
+
+    def close(self, run_id: UUID, entry: Entry, outputs: Any) -> None:
+        """An outermost call answered."""
+        root = entry.root
+        self._tracker.close(root)
+        unseen = entry.role == "run" and not root.children and holds_answer(outputs)
+        if unseen:
+            root.run.gap(UNSEEN.format(root.run.name))
+        with self._telling_others(run_id):
+            close_root(self._tracker, root, outputs)
+        if unseen:  # last: a user may have made warnings errors
+            warnings.warn(UNSEEN.format(root.run.name), EnforcementGapWarning, stacklevel=2)
+
+    def abort(self, run_id: UUID, root: Root, error: BaseException) -> None:
+        """An outermost call raised."""
+        self._tracker.close(root)
+        with self._telling_others(run_id):
+            root.run.close(error)
+
+    @contextlib.contextmanager
+    def _telling_others(self, run_id: UUID) -> Generator[None]:
+        try:
+            yield
+        except RunStoppedError as stop:
+            end_elsewhere(run_id, self._tracker, stop)
+            raise
+
+    # --- nodes ----------------------------------------------------------------------------------------------------
+
+    def start_node(self, run_id: UUID, name: str, parent: Entry, inputs: Any, metadata: Mapping[str, Any]) -> None:
+        """A node of a graph is about to run."""
+        root = parent.root
+        root.children += 1
+        if parent.role == "inside":  # only now it shows that this chain is a graph of its own
+            self._promote(parent)
+        if not is_sent(metadata):
+            self.look_back(root, inputs)
+            root.run.reached(inputs)
+        fields: dict[str, Any] = {"input": inputs}
+        if root.thread is not None:
+            fields |= {"thread_id": root.thread, "checkpoint_id": checkpoint_of(metadata)}
+        if name.endswith(_HOOKS):
+            fields["attributes"] = {HOOK: True}
+        span = root.run.start("node", name, parent=parent.place.span, **fields)
+        self._tracker.add(run_id, Entry(root, Place(root.run, span), "span", name))
+
+    def end_node(self, entry: Entry, outputs: Any) -> None:
+        """A node answered."""
+        run = entry.root.run
+        self.record_unstarted(entry, outputs)
+        update = update_of(outputs)
+        run.end(entry.place.span, output=update)
+        run.reached(advanced(run.partial, update))
+
+    def look_back(self, root: Root, state: Any) -> None:
+        """What earlier runs of this thread have left in its messages concerns the first node, and torn threads all."""
+        count_on(root, state)
+        messages = messages_in(state)
+        if not is_list(messages) or root.torn is False:
+            return
+        whole = mended(messages)
+        root.torn = whole is not None
+        if whole is not None:  # `state` is this node's own copy; the checkpoint stays as it is
+            state["messages"] = whole
+
+    def _promote(self, entry: Entry) -> None:
+        run = entry.root.run
+        span = run.start("agent", entry.name, parent=entry.place.span, input=entry.inputs)
+        entry.place, entry.role, entry.inputs = Place(run, span), "span", None
+
+    # --- calls ----------------------------------------------------------------------------------------------------
+
+    def start_call(
+        self,
+        kind: str,
+        name: str,
+        run_id: UUID,
+        parent_run_id: UUID | None,
+        tags: list[str] | None,
+        metadata: dict[str, Any] | None,
+        fields: dict[str, Any],
+    ) -> Entry | None:
+        """A model, a tool or a retriever is about to be called."""
+        if run_id in self._tracker.entries:
+            return None
+        entry = self._tracker.parent(parent_run_id)
+        if entry is None:  # called by itself: a run of one call
+            return self._start_alone(kind, name, run_id, parent_run_id, tags, metadata, fields)
+        root = entry.root
+        root.children += 1
+        try:
+            span = root.run.start(kind, name, parent=entry.place.span, **fields)
+        except RunStoppedError as stop:
+            end_elsewhere(run_id, self._tracker, stop)
+            raise
+        entry = Entry(root, Place(root.run, span), "span", name)
+        self._tracker.add(run_id, entry)
+        return entry
+
+    def _start_alone(
+        self,
+        kind: str,
+        name: str,
+        run_id: UUID,
+        parent_run_id: UUID | None,
+        tags: list[str] | None,
+        metadata: dict[str, Any] | None,
+        fields: dict[str, Any],
+    ) -> Entry:
+        entry = self.open(run_id, name, fields.get("input", fields.get("messages")), metadata or {}, tags, "call")
+        root = entry.root
+        try:
+            if root.run.outermost and (gap := self._why_alone(kind, name, parent_run_id)):
+                root.run.gap(gap)
+                self._tracker.warn(gap)
+            span = root.run.start(kind, name, parent=entry.place.span, **fields)
+        except BaseException as stop:  # nobody tells the end of a call that never started
+            self._tracker.close(root)
+            root.run.close(stop)
+            if isinstance(stop, RunStoppedError):
+                end_elsewhere(run_id, self._tracker, stop)
+            raise
+        entry.place, entry.inputs = Place(root.run, span), None
+        return entry
+
+    def _why_alone(self, kind: str, name: str, parent_run_id: UUID | None) -> str | None:
+        """Why a call has a run of its own though it may be inside another; None where there is nothing to suspect."""
+        if parent_run_id is not None:  # it is inside something that was not told to us
+            return ALONE.format(name, "model" if kind == "llm" else kind)
+        foreign = threading.current_thread() is not threading.main_thread()
+        around = foreign and any(entry.role == "run" for entry in list(self._tracker.entries.values()))
+        return LOST.format(name) if around else None
+
+    def start_unread(self, kind: str, run_id: UUID, parent_run_id: UUID | None) -> None:
+        """Something starts that could not be read."""
+        if kind != "chain":
+            self.start_call(kind, _UNREAD, run_id, parent_run_id, None, None, {})
+        elif run_id not in self._tracker.entries:
+            parent = self._tracker.parent(parent_run_id)
+            if parent is None:
+                self.open(run_id, _UNREAD, None, {}, None, "run")
+            else:
+                parent.root.run.check()
+                self._tracker.add(run_id, Entry(parent.root, parent.place, "inside"))
+
+    def end_call(self, run_id: UUID, **fields: Any) -> None:
+        """A call answered."""
+        entry = self._tracker.remove(run_id)
+        if entry is not None:
+            entry.root.run.end(entry.place.span, **fields)
+            if entry.role == "call":
+                self.close(run_id, entry, entry.place.span.output)
+
+    def fail_call(self, run_id: UUID, error: BaseException, **fields: Any) -> None:
+        """A call raised."""
+        entry = self._tracker.remove(run_id)
+        if entry is not None:
+            self.fail(entry, error, **fields)
+            if entry.role == "call":
+                self.abort(run_id, entry.root, error)
+
+    def fail(self, entry: Entry, error: BaseException, **fields: Any) -> None:
+        """An action raised; LangGraph's own control flow is no failure."""
+        run, span = entry.root.run, entry.place.span
+        flow = control_flow(error)
+        if flow == "interrupt":
+            entry.root.paused = True
+            run.fail(span, error, status="paused", **fields)
+        elif flow == "command":
+            try:
+                if span.kind == "agent" and (named := takers(error)):
+                    run.handoff(span.name, named, parent=span)
+            finally:
+                run.end(span, **fields)
+        else:
+            run.fail(span, error, **fields)
+
+    def record_unstarted(self, entry: Entry, outputs: Any) -> None:
+        """Calls that were answered without a start: of unknown tools, or by a middleware in the tool's place."""
+        root = entry.root
+        for message in answered_calls(outputs):
+            if message.tool_call_id in root.started_calls:
+                continue
+            call = root.run.asked(message.tool_call_id)
+            if call is None:
+                continue
+            root.started_calls.add(message.tool_call_id)
+            span = root.run.start(
+                "tool",
+                str(call["name"]),
+                parent=entry.place.span,
+                input=call["arguments"],
+                call_id=message.tool_call_id,
+            )
+            root.run.end(span, output=message.content, status=tool_status(message))
+
+
+def tool_status(output: object) -> Any:
+    """How a tool says that it went."""
+    return "error" if is_a(output, ToolMessage) and output.status == "error" else "ok"
