@@ -35,7 +35,7 @@ from _loop_stories import Family, Move, Story, noun
 from shearpin.errors import LoopDetectedError
 from shearpin.rules.loop import LoopBreaker, LoopWatch
 from shearpin.trace import LLMSpan, Span, ToolSpan
-from shearpin.trace.model import SpanError
+from shearpin.trace.spans import SpanError
 
 LOOPS = _loop_tuned.families | _loop_held_out.families
 HONEST_HELD_OUT = _work_held_out.families | _agents_held_out.families

@@ -9,7 +9,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar, overload
 
 from shearpin.errors import EnforcementGapWarning, RunStoppedError
 from shearpin.rules.budget import Budget
@@ -72,6 +72,13 @@ class Guard:
         self._settings = Settings(
             rules, _checked(exporters), self.prices, mode == "enforce", self._started, self._ended
         )
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        """Frameworks copy configs and models with all that they hold; their runs count all the same."""
+        return self
 
     # --- runs -----------------------------------------------------------------------------------------------------
 

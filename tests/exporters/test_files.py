@@ -20,7 +20,7 @@ import pytest
 
 from shearpin import Span, Trace
 from shearpin.trace.jsonl import list_traces
-from shearpin.trace.model import new_span
+from shearpin.trace.spans import new_span
 from shearpin_exporters.files import JSONLinesExporter
 
 
@@ -56,7 +56,7 @@ class Play:
 PRELUDE = f"""
 import os, sys, threading, time
 from shearpin import Span, Trace
-from shearpin.trace.model import new_span
+from shearpin.trace.spans import new_span
 from shearpin_exporters.files import JSONLinesExporter
 {inspect.getsource(Play)}
 exporter = JSONLinesExporter(sys.argv[1])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from shearpin.errors import RunStoppedError
 from shearpin.trace import Identity, Span, SpanError, Stop, Trace, Usage
-from shearpin.trace.model import new_span
+from shearpin.trace.spans import new_span
 from shearpin.view.figures import brief, call_text, count, duration, money
 from shearpin.view.terminal import print_trace, render
 from shearpin.view.text import cells, clean, wrap

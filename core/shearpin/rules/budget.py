@@ -17,7 +17,7 @@ from shearpin.rules.expecting import MONEY_AND_TOKENS, Amounts, Need, amounts, e
 from shearpin.rules.prices import Price, parse_price
 from shearpin.rules.protocol import Notice, Scene
 from shearpin.trace import LLMSpan, Span, Usage
-from shearpin.trace.model import KINDS, Kind
+from shearpin.trace.spans import KINDS, Kind
 
 COUNTS = ("llm_calls", "tool_calls", "steps")
 UNITS = (*MONEY_AND_TOKENS, *COUNTS, "seconds")

@@ -180,8 +180,9 @@ class LoopWatch:
         proof = PROOF.get((rung, last.answer.tells))
         if proof is not None and not proof([known.call for known in streak]):
             return False
-        until_news = call.manner.idle or call.manner.clock or last.answer.tells is Tells.NOTHING
-        return not until_news or streak[max(1 - needed, -len(streak))].news == self._news_for(call)
+        date = call.manner.clock and last.answer.tells is Tells.ANSWER
+        until_news = date or call.manner.idle or last.answer.tells is Tells.NOTHING
+        return not until_news or streak[1 - needed].news == self._news_for(call)
 
     # --- what is learnt ---------------------------------------------------------------------------------------------
 

@@ -29,7 +29,8 @@ WITH_ECHOES: Mapping[Rung, Mapping[Tells, int]] = {
 }
 """The same where answers may differ in their echo of the call: "no x" is to x what "no y" is to y.
 
-A tool that fails at everything is guessed at only after twelve thresholds in a row, however short the window.
+A tool that fails alike whatever it is asked for is gone through with a list, or guessed at; only the length tells,
+twelve thresholds in a row, and the window does not bound it.
 """
 LADDER: Sequence[tuple[Rung, bool, Mapping[Tells, int]]] = [
     (rung, echo, table[rung])

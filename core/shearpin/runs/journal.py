@@ -9,11 +9,12 @@ from shearpin.runs.clock import Clock
 from shearpin.runs.settings import Settings
 from shearpin.runs.trouble import describe_error, quietly
 from shearpin.trace import DecisionSpan, LLMSpan, Span, Trace, source
-from shearpin.trace.model import KINDS, SPAN_CLASSES, SpanStatus, TraceStatus, Verdict
+from shearpin.trace.model import TraceStatus
+from shearpin.trace.spans import KINDS, SPAN_CLASSES, SpanStatus, Verdict
 
 
 class Journal:
-    """The one writer of a trace. All but `new` and `fill` are called under the tree's lock."""
+    """The one writer of a trace. All but `new` are called under the tree's lock."""
 
     __slots__ = ("_exporters", "_numbers", "clock", "open", "trace")
 
@@ -33,11 +34,10 @@ class Journal:
         span_id, parent_id = source.span_id(next(self._numbers)), None if parent is None else parent.span_id
         agent = name if kind == "agent" else None if parent is None else parent.agent
         span = SPAN_CLASSES.get(kind, Span)(span_id, parent_id, kind, name, agent)
-        self.fill(span, fields)
+        self._fill(span, fields)
         return span
 
-    def fill(self, span: Span, fields: dict[str, Any]) -> None:
-        """Set what is known of `span` before it starts, or, of one admitted in advance, when it really does."""
+    def _fill(self, span: Span, fields: dict[str, Any]) -> None:
         pool = self.trace.pool
         if "messages" in fields:
             span.stored_input = pool.chain(fields.pop("messages"))
@@ -133,4 +133,4 @@ _KINDS = frozenset(KINDS)
 
 def _is_limit(tokens: object) -> bool:
     """Some servers are sent -1 for no limit."""
-    return isinstance(tokens, int) and tokens > 0
+    return isinstance(tokens, int) and not isinstance(tokens, bool) and tokens > 0

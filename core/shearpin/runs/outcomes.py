@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from shearpin.errors import RunStoppedError
-from shearpin.trace.model import SpanStatus
+from shearpin.trace.spans import SpanStatus
 
 _OK = range(200, 300)
 

@@ -17,9 +17,10 @@ from shearpin.runs.tree import Cost, Tree
 from shearpin.runs.trouble import raise_if_meant
 from shearpin.trace import DecisionSpan, Identity, LLMSpan, Span, Trace, Usage, source
 from shearpin.trace.ambient import Here, Place, place_of
-from shearpin.trace.model import SpanStatus, TraceStatus
+from shearpin.trace.model import TraceStatus
 from shearpin.trace.plain import Plain
 from shearpin.trace.reply import Reply
+from shearpin.trace.spans import SpanStatus
 
 
 class Run(Block):
@@ -229,10 +230,6 @@ class Run(Block):
         cost: Cost = "settle" if answered else "release"
         fields.setdefault("http_status", http_status(error)) if span.kind == "tool" else None
         self.tree.end(span, fields, status=status or status_of(error), error=error, cost=cost)
-
-    def amend(self, span: Span, **fields: Any) -> None:
-        """What `span`, admitted in advance, turned out to be when it really started."""
-        self.tree.journal.fill(span, fields)
 
     def withdraw(self, span: Span) -> None:
         """A call that was admitted is not made after all: give everything back."""

@@ -23,7 +23,8 @@ from shearpin.runs.steps import Steps
 from shearpin.runs.trouble import quietly
 from shearpin.runs.waiting import Waiters, on_event_loop, owner_here
 from shearpin.trace import DecisionSpan, LLMSpan, Span, Stop, ToolSpan, Trace, source
-from shearpin.trace.model import SpanStatus, TraceStatus
+from shearpin.trace.model import TraceStatus
+from shearpin.trace.spans import SpanStatus
 
 Cost = Literal["settle", "release"]
 
@@ -229,7 +230,7 @@ class Tree:
                 if span is self.trace.spans[0]:
                     self.end(span, fields, status=status, error=error)
                 else:
-                    self.end(span, {}, status=_left_open(span, status))
+                    self.end(span, {}, status=status if span.kind == "agent" or status != "ok" else "cancelled")
             self.ended = True
             if self.stop is not None:
                 self.stop.partial = self.partial
@@ -299,7 +300,3 @@ class Tree:
         for decision in outbox:
             for callback in self.warning_callbacks:
                 quietly(callback, decision)
-
-
-def _left_open(span: Span, status: TraceStatus) -> SpanStatus:
-    return status if span.kind == "agent" or status != "ok" else "cancelled"

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from shearpin.trace.model import Span
+from shearpin.trace.spans import Span
 
 _order = itertools.count()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from shearpin.trace.model import Span, Trace
+from shearpin.trace.model import Trace
+from shearpin.trace.spans import Span
 
 
 class Exporter(Protocol):

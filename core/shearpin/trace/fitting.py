@@ -6,8 +6,9 @@ from collections.abc import Callable
 from types import NoneType
 from typing import Any, get_args
 
-from shearpin.trace.model import KINDS, SpanStatus, TraceStatus, Verdict
+from shearpin.trace.model import TraceStatus
 from shearpin.trace.plain import is_dict, plain
+from shearpin.trace.spans import KINDS, SpanStatus, Verdict
 
 DIGITS = 14_000
 """Bits of an integer: Python neither writes nor reads more than 4,300 decimal digits."""

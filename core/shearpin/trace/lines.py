@@ -16,9 +16,10 @@ from operator import attrgetter
 from typing import Any, TypeGuard
 
 from shearpin.trace.fitting import DIGITS, fitting
-from shearpin.trace.model import SCHEMA_VERSION, SPAN_CLASSES, Identity, Span, SpanError, Stop, Trace
+from shearpin.trace.model import SCHEMA_VERSION, Identity, Stop, Trace
 from shearpin.trace.plain import Plain, plain
 from shearpin.trace.pool import Chain, Pool
+from shearpin.trace.spans import SPAN_CLASSES, Span, SpanError
 from shearpin.trace.usage import Usage
 
 LONGEST_VALUE = 1 << 26

@@ -14,16 +14,9 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field, TypeAdapter
 
 from shearpin import errors
-from shearpin.trace.model import (
-    SCHEMA_VERSION,
-    SPAN_CLASSES,
-    Identity,
-    Span,
-    Stop,
-    Trace,
-    TraceStatus,
-)
+from shearpin.trace.model import SCHEMA_VERSION, Identity, Stop, Trace, TraceStatus
 from shearpin.trace.plain import Plain
+from shearpin.trace.spans import SPAN_CLASSES, Span
 from shearpin.trace.streams import LOST, Stream
 from shearpin.trace.usage import Usage
 

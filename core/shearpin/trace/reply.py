@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from shearpin.trace.model import LLMSpan
 from shearpin.trace.plain import is_dict, plain
+from shearpin.trace.spans import LLMSpan
 from shearpin.trace.usage import Usage, usage_told
 
 

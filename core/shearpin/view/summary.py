@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from shearpin.errors import dollars
 from shearpin.trace import DecisionSpan, Span, Trace, Usage
-from shearpin.trace.model import by_id
+from shearpin.trace.spans import by_id
 from shearpin.view.figures import count, duration, gist, is_mapping, money, plural, whole
 from shearpin.view.rows import refused_call, why
 from shearpin.view.text import Line, Page, clean, wrap

@@ -17,9 +17,9 @@ from shearpin.errors import BudgetExceededError, LoopDetectedError, RunStoppedEr
 from shearpin.trace import DecisionSpan, Identity, LLMSpan, NodeSpan, Span, SpanError, Stop, ToolSpan, Trace, Usage
 from shearpin.trace.jsonl import ids_beginning, list_traces
 from shearpin.trace.lines import TraceLines
-from shearpin.trace.model import new_span
 from shearpin.trace.plain import plain
 from shearpin.trace.pool import Chain
+from shearpin.trace.spans import new_span
 
 # --- traces of every shape
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import shearpin
-from shearpin import Budget, BudgetExceededError, Guard
+from shearpin import Budget, BudgetExceededError
 from shearpin.testing import reply
 from shearpin_integrations.langgraph import ShearpinCallbackHandler, ShearpinMiddleware, guarded_node
 from tests.integrations.langgraph.conftest import ASK, MakeGuard, MakeModel, Serve, asking, chat_graph
@@ -34,7 +34,6 @@ def test_a_model_that_holds_the_handler_is_copied(serve: Serve, model: MakeModel
     assert server.served == 0
 
 
-@pytest.mark.skipif(not hasattr(Guard, "__deepcopy__"), reason="a guard cannot be copied yet")
 @pytest.mark.parametrize("make", [ShearpinMiddleware, lambda pin: guarded_node(asking(None), pin)])
 def test_middleware_and_guarded_nodes_are_copied(guarded: MakeGuard, make: Any) -> None:
     pin = guarded(Budget(llm_calls=0))

@@ -15,7 +15,7 @@ from langgraph.prebuilt import ToolNode
 from langgraph.types import Command, Send, interrupt
 
 import shearpin
-from shearpin import Budget, BudgetExceededError, Guard, Trace
+from shearpin import Budget, BudgetExceededError, Guard, LoopBreaker, LoopDetectedError, Trace
 from shearpin.testing import endless, reply
 from shearpin_integrations.langgraph import ShearpinCallbackHandler, ShearpinMiddleware, guarded_node, hook_nodes
 from tests.integrations.langgraph.conftest import (
@@ -105,6 +105,24 @@ def test_a_thread_resumed_in_another_process_never_gets_its_budget_again(
     assert traces[2].tool_calls == (0 if way is one_node else 2)
     assert traces[2].usage.cost_usd == pytest.approx(3 * 0.0075)
     assert traces[1].spans[0].attributes["continues"] == traces[0].trace_id
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way is not one_node])
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_loop_through_pauses_is_one_loop(
+    serve: Serve, model: MakeModel, guarded: MakeGuard, way: Way, *, elsewhere: bool
+) -> None:
+    server, saver = serve(endless("ask", {"question": "go on?"})), InMemorySaver()
+    agent, config = way(model(server), guarded(LoopBreaker()), saver), {"configurable": {"thread_id": "t"}}
+
+    for asked in (ASK, ANSWER, ANSWER):
+        agent.invoke(asked, config)
+        if elsewhere:
+            agent = way(model(server), guarded(LoopBreaker()), saver)
+    with pytest.raises(LoopDetectedError, match="came 3 times"):
+        agent.invoke(ANSWER, config)
+
+    assert server.served == 4
 
 
 @pytest.mark.parametrize("mode", FOUR_MODES)
