@@ -4,8 +4,9 @@
 
 Exact counts come from tiktoken with the vocabularies of o200k_base and cl100k_base: from ``TIKTOKEN_CACHE_DIR``, or
 from an installed litellm, which carries them. With neither, the counts stored in the tests' fixture are used. Fails
-when an estimate is below the larger of both counts, or the median of a kind is more than half above it. ``--write``
-counts the fixture's texts anew and draws its random ones anew.
+when an estimate is below the larger of both counts, or the median of a kind is more than half above it; what is made
+to deceive, a few signs or syllables over and over in any script, is held to the first alone. ``--write`` counts the
+fixture's texts anew and draws its random ones anew.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from shearpin.rules import tokens
 
@@ -33,6 +34,8 @@ ALLOWED_MEDIAN = 1.5
 CHATS = "chat with tools"
 UNJUDGED = {"tiny", "repetition", "random words"}
 """Held to the lower bound alone: a token or two, what nobody writes, and frequent words without their sentences."""
+DECEPTIVE = "deceptive: "
+"""How the kinds begin that are drawn to be underestimated; held to the lower bound alone."""
 SHORT = 150
 """Characters below which what is drawn is not measured: three tokens of slack weigh too much there."""
 
@@ -79,7 +82,7 @@ def documented_count(chat: Mapping[str, Any], count: Callable[[str], int]) -> in
 
 def _written(value: object) -> str:
     if isinstance(value, list):  # tool calls: their values, as those of the message
-        return "".join(part for call in value for part in call.values())
+        return "".join(part for call in cast("list[dict[str, str]]", value) for part in call.values())
     return str(value)
 
 
@@ -160,6 +163,61 @@ def draw(rng: random.Random, words: Sequence[str], prose: Sequence[str]) -> Iter
     yield "mixture", rng.choice(("", " ", "\n")).join(_slice(rng, rng.choice(prose)) for _ in range(rng.randint(3, 8)))
 
 
+BLOCKS = (
+    *((0x20, 0x7E), (0x21, 0x2F), (0x30, 0x39), (0x41, 0x5A), (0x61, 0x7A), (0x00, 0x1F), (0x7F, 0xBF), (0xC0, 0xFF)),
+    *((0x100, 0x24F), (0x250, 0x2FF), (0x300, 0x36F), (0x370, 0x3FF), (0x400, 0x52F), (0x531, 0x587), (0x591, 0x5F4)),
+    *((0x600, 0x6FF), (0x700, 0x7FF), *((first, first + 0x7F) for first in range(0x900, 0x1100, 0x80))),
+    *((0x1100, 0x11FF), (0x1200, 0x137C), (0x13A0, 0x13F4), (0x1400, 0x16F0), (0x1780, 0x18AA), (0x1E00, 0x1FFF)),
+    *((0x2000, 0x206F), (0x2070, 0x218F), (0x2190, 0x23FF), (0x2460, 0x27BF), (0x2800, 0x28FF), (0x2C80, 0x2CFF)),
+    *((0x3000, 0x303F), (0x3041, 0x30FF), (0x3105, 0x318E), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xA000, 0xA48C)),
+    *((0xAC00, 0xD7A3), (0xE000, 0xF8FF), (0xF900, 0xFAD9), (0xFB50, 0xFEFC), (0xFF01, 0xFFEE), (0x10000, 0x1034A)),
+    *((0x13000, 0x1342E), (0x1D100, 0x1D7FF), (0x1F000, 0x1F1FF), (0x1F300, 0x1F64F), (0x1F680, 0x1FAFF)),
+    *((0x20000, 0x2A6DF), (0xE0000, 0xE007F), (0xF0000, 0x10FFFF)),
+)
+"""Scripts, signs, what is not assigned, what is for private use."""
+BETWEEN = ("", " ", "  ", "\n", ", ", "\t", "-", "_", ".", '","', "\n\n", "/", "'", " the ")
+
+
+def deceive(rng: random.Random, prose: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Texts that a sum of typical costs falls for, with the name of their kind, without `DECEPTIVE`."""
+    size, between, first, second = rng.choice((8, 20, 60, 200, 600)), rng.choice(BETWEEN), *rng.sample(BLOCKS, 2)
+    words = [_signs(rng, first, rng.randint(1, 6)) for _ in range(rng.randint(2, 6))]
+    syllables = [_syllable(rng) for _ in range(rng.randint(2, 6))]
+    yield "one sign", _signs(rng, first, 1) * size
+    yield "few signs", "".join(rng.choices(_signs(rng, first, rng.randint(2, 4)), k=size))
+    yield "cycle of signs", _cycle(_signs(rng, first, rng.randint(2, 6)), size)
+    yield "cycle of two scripts", _cycle(_signs(rng, first, 1) + _signs(rng, second, rng.randint(1, 2)), size)
+    yield "cycle with ASCII", _cycle(words[0][:2] + rng.choice(string.printable), size)
+    yield "one word", _cycle(words[0] + between, size)
+    yield "few words", between.join(rng.choices(words, k=size // 4))
+    yield "random words", between.join(_signs(rng, first, rng.randint(1, 7)) for _ in range(size // 4))
+    yield "two scripts", "".join(_signs(rng, rng.choice((first, second)), 1) for _ in range(size))
+    yield "one syllable", _cycle(rng.choice((str.lower, str.upper, str.title))(syllables[0]) + between, size)
+    yield "few syllables", between.join(rng.choices(syllables, k=size // 3))
+    yield "random syllables", between.join(_syllable(rng) for _ in range(size // 3))
+    yield "syllables as JSON", json.dumps([{rng.choice(syllables): rng.choice(syllables)} for _ in range(size // 8)])
+    yield "cycle of ASCII", _cycle("".join(rng.choices(string.printable, k=rng.randint(1, 6))), size)
+    yield "cycle of punctuation", _cycle("".join(rng.choices(string.punctuation, k=rng.randint(1, 5))) + between, size)
+    yield "cycle of digits", _cycle("".join(rng.choices(string.digits, k=rng.randint(1, 7))) + between, size)
+    yield "white space", _cycle(rng.choice(string.printable) + "".join(rng.choices(" \n\t\r", k=5)), size)
+    yield "joined emoji", _cycle("\u200d".join(_signs(rng, (0x1F466, 0x1F9FF), 3)) + rng.choice(("", "\ufe0f")), size)
+    yield "piled accents", _cycle(rng.choice(string.ascii_letters) + _signs(rng, (0x300, 0x36F), 3), size)
+    yield "after prose", rng.choice(prose)[:300] + _cycle(syllables[0] + between, size)
+
+
+def _signs(rng: random.Random, block: tuple[int, int], number: int) -> str:
+    return "".join(chr(rng.randint(*block)) for _ in range(number))
+
+
+def _syllable(rng: random.Random) -> str:
+    shape = rng.choice(("cv", "vc", "cvc", "c" * rng.randint(1, 4)))
+    return "".join(rng.choice("aeiou" if kind == "v" else string.ascii_lowercase) for kind in shape)
+
+
+def _cycle(unit: str, size: int) -> str:
+    return (unit * size)[:size]
+
+
 def _uuid(rng: random.Random) -> str:
     return str(uuid.UUID(int=rng.getrandbits(128)))
 
@@ -205,7 +263,7 @@ def _value(rng: random.Random, words: Sequence[str], depth: int) -> object:
 
 def _tool(rng: random.Random, words: Sequence[str]) -> dict[str, Any]:
     names = rng.sample(words, 4)
-    properties = {
+    properties: dict[str, dict[str, object]] = {
         name: {"type": rng.choice(("string", "integer", "number")), "description": " ".join(rng.choices(words, k=7))}
         for name in names
     }
@@ -256,8 +314,11 @@ def write_fixture(fixture: dict[str, Any], count: Count, rng: random.Random) -> 
     for _ in range(3):
         for kind, text in draw(rng, words, prose):
             drawn.setdefault(kind, []).append(text[:700])
+    for _ in range(12):
+        for kind, text in deceive(rng, prose):
+            drawn.setdefault(DECEPTIVE + kind, []).append(text[:150])
     written = {kind: [row[0] for row in rows] for kind, rows in fixture["texts"].items() if kind not in drawn}
-    chats = [draw_chat(rng, words, prose) for _ in range(5)]
+    chats = [draw_chat(rng, words, prose) for _ in range(15)]
     counted = {
         "texts": {kind: [[text, *count(text)] for text in texts] for kind, texts in (written | drawn).items()},
         "chats": [[chat, *count_chat(chat, count)] for chat in chats],
@@ -272,7 +333,7 @@ def vocabulary(fixture: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     return words, [
         row[0]
         for kind, rows in fixture["texts"].items()
-        if not kind.startswith("random")
+        if not kind.startswith(("random", DECEPTIVE))
         for row in rows
         if len(row[0]) >= SHORT
     ]
@@ -299,11 +360,16 @@ def drawn_rows(fixture: Mapping[str, Any], count: Count, rng: random.Random, tim
     for _ in range(times):
         texts = list(draw(rng, words, prose))
         for kind, stored in fixture["texts"].items():
+            if kind.startswith(DECEPTIVE):
+                continue
             begin = rng.randrange(max(1, len(text := rng.choice(stored)[0]) - SHORT))
             texts.append((kind, text[begin : begin + rng.choice((200, 400))]))
         for kind, text in texts:
             if len(text) >= SHORT:
                 rows.setdefault(kind, []).append((tokens.estimate_text(text), *count(text)))
+        for kind, text in (each for _ in range(5) for each in deceive(rng, prose)):
+            if text:
+                rows.setdefault(DECEPTIVE + kind, []).append((tokens.estimate_text(text), *count(text)))
         chat = draw_chat(rng, words, prose)
         rows.setdefault(CHATS, []).append((estimate_chat(chat), *count_chat(chat, count)))
     return rows
@@ -312,18 +378,20 @@ def drawn_rows(fixture: Mapping[str, Any], count: Count, rng: random.Random, tim
 def report(rows: Mapping[str, Sequence[Row]]) -> list[str]:
     """Print the table; what is wrong with it."""
     wrong: list[str] = []
-    print(f"{'estimate / count':26}{'texts':>6}{'median':>8}{'min':>6}{'max':>6}{'o200k: median':>15}{'cl100k':>8}")
+    print(f"{'estimate / count':32}{'texts':>6}{'under':>6}{'median':>8}{'min':>6}{'max':>6}{'o200k':>7}{'cl100k':>7}")
     for kind, counted in sorted(rows.items()):
         larger = [estimate / max(o, c) for estimate, o, c in counted]
         median = statistics.median(larger)
         others = [statistics.median(row[0] / row[i] for row in counted) for i in (1, 2)]
+        under = sum(ratio < 1 for ratio in larger)
         print(
-            f"{kind:26}{len(counted):6}{median:8.2f}{min(larger):6.2f}{max(larger):6.2f}{others[0]:15.2f}{others[1]:8.2f}"
+            f"{kind:32}{len(counted):6}{under:6}{median:8.2f}{min(larger):6.2f}{max(larger):6.2f}"
+            f"{others[0]:7.2f}{others[1]:7.2f}"
         )
-        wrong += [f"{kind}: an estimate is only {min(larger):.3f} of the count"] if min(larger) < 1 else []
+        wrong += [f"{kind}: {under} estimates below the count, one only {min(larger):.3f} of it"] if under else []
         wrong += (
             [f"{kind}: the median is {median:.2f}, above {ALLOWED_MEDIAN}"]
-            if median > ALLOWED_MEDIAN and kind not in UNJUDGED
+            if median > ALLOWED_MEDIAN and kind not in UNJUDGED and not kind.startswith(DECEPTIVE)
             else []
         )
     return wrong
@@ -331,8 +399,8 @@ def report(rows: Mapping[str, Sequence[Row]]) -> list[str]:
 
 def speed(fixture: Mapping[str, Any]) -> None:
     """Microseconds for a thousand characters."""
-    for kind in ("english", "python", "russian", "chinese"):
-        text = " ".join(row[0] for row in fixture["texts"][kind]) * 20
+    for kind in ("english", "python", "json, minified", "russian", "chinese"):
+        text = " ".join(row[0] for row in fixture["texts"][kind])
         taken: list[float] = []
         for _ in range(50):
             begin = time.perf_counter()
@@ -359,7 +427,7 @@ def main() -> int:
     if count is not None:
         stale = [text for texts in fixture["texts"].values() for text, *known in texts if known != list(count(text))]
         assert not stale, f"the fixture's counts are not those of the vocabularies: {stale[0]!r}"
-        for kind, drawn in drawn_rows(fixture, count, rng, 20 if arguments.quick else 300).items():
+        for kind, drawn in drawn_rows(fixture, count, rng, 60 if arguments.quick else 300).items():
             rows.setdefault(kind, []).extend(drawn)
     wrong = report(rows)
     speed(fixture)

@@ -1,4 +1,4 @@
-"""What two neighbouring characters of a text cost in tokens: the weights behind `tokens.estimate_text`.
+"""What two neighbouring characters of a text cost in tokens: the weights behind `token_text.weigh`.
 
 Characters fall into classes: each ASCII character is its own, others share one where kind and price are the same.
 The weight of a pair is what the right one adds after the left one. Scripts other than the Latin and the Cyrillic
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from functools import cache
 
 UNIT = 32
 """What one token is in these weights."""
@@ -20,23 +19,24 @@ UNIT = 32
 _ASCII = 128
 _BYTE = 256
 _LATIN = "abcdefghijklmnopqrstuvwxyz"
+_SIGNS = [code for code in range(_ASCII) if not chr(code).isalpha()]
 
 
-@cache
-def tables() -> tuple[str, list[int]]:
-    """Made once: for `str.translate`, the class of every code point; the weight of every pair of classes.
+def tables() -> tuple[str, list[int], bytes]:
+    """For `str.translate`, the class of every code point; the weight of every pair of classes; the price of each class.
 
-    A pair's place is the number that its two bytes are in this machine's byte order.
+    A pair's place is the number that its two bytes are in this machine's byte order. Made in a few milliseconds.
     """
     classes, members = _classify()
     weights = [0] * _BYTE**2
-    for left, member in enumerate(members):
-        row = _row(member, members) + [0] * (_BYTE - len(members))
+    rows: dict[Member, list[int]] = {}
+    for left, (kind, _, old) in enumerate(members):
+        row = rows.get((kind, 0, old)) or rows.setdefault((kind, 0, old), _row((kind, 0, old), members))
         if sys.byteorder == "little":
-            weights[left::_BYTE] = row
+            weights[left : left + _BYTE * len(row) : _BYTE] = row
         else:
-            weights[left * _BYTE : (left + 1) * _BYTE] = row
-    return classes.decode("latin-1"), weights
+            weights[left * _BYTE : left * _BYTE + len(row)] = row
+    return classes.decode("latin-1"), weights, bytes(price for _, price, _ in members).ljust(_BYTE, b"\0")
 
 
 Member = tuple[str, int, str]
@@ -60,6 +60,7 @@ def _classify() -> tuple[bytearray, list[Member]]:
 def _prices() -> Iterator[tuple[int, int, str, int]]:
     """Stretches of code points with their kind and price, later ones over earlier; no kind: the one already there."""
     yield from _RANGES
+    yield from ((ord(first), ord(first) + 63, "字", 64) for first in _BLOCKS)
     for characters, digits in _LETTERS:
         for character, price in zip(characters, _costs(digits), strict=True):
             yield ord(character), ord(character), "", price
@@ -82,13 +83,12 @@ def _row(left: Member, members: list[Member]) -> list[int]:
     after = dict(zip(_KINDS, _costs(_AFTER[_KINDS.index(kind)]), strict=True))
     row = [after[right] + price for right, price, _ in members]
     inside = kind in "aA"
-    begin, end = (_JOIN[ord(old.lower()) - ord("a")], _END[ord(old.lower()) - ord("a")]) if inside else (_BEGIN, "0")
+    begin, end = (_JOIN[_LATIN.index(old.lower())], _END[_LATIN.index(old.lower())]) if inside else (_BEGIN, "0")
     for letter, cost in zip(_LATIN, _costs(begin), strict=True):
         row[ord(letter)] += cost
         row[ord(letter.upper())] += cost
-    for code in range(_ASCII):
-        if members[code][0] not in "aA":
-            row[code] += int(end, 36)
+    for code in _SIGNS if inside else ():
+        row[code] += int(end, 36)
     if old and kind in _REPEAT:
         row[ord(old)] = int(_REPEAT[kind], 36)
     return row
@@ -106,7 +106,7 @@ _KINDS = 'aA0 \n\r\t\0"()_-/.,:=#éя字😀'
 _ALSO = {'"': "'`", "(": "[{<", ")": "]}>", "/": "\\", ":": ";", "=": "+*|", "#": "@$%^~!?&"}
 
 _AFTER = (
-    "0ha07zdtbb60bi028am1j0j",  # a
+    "0ha07zdtbb64bi428am1j0j",  # a
     "00ahasiiloigcz2smmy3jj3",  # A
     "srbyzwxxszwzzzwzzzwjjj8",  # 0
     "43z1gjwx92pnbnzzj5ij0j0",  # space
@@ -118,16 +118,16 @@ _AFTER = (
     "llztgrzz7onzidzxzwzjjj8",  # (
     "zzz70zzstgfzszj23zzjjj8",  # )
     "8bzw7rzzrnzmcfvbztzjjj8",  # _
-    "9jwz7wzoyztkmfn7zszjjj8",  # -
+    "9jwz7wzzyztkmfn7zszjjj8",  # -
     "dfrjgozv0xumstzwzozjjj8",  # /
     "7izz0rzzpky0zamzwoejjj8",  # .
     "nulvlrzlopzwqrymxzzjjj8",  # ,
     "qtxc0mtvvkzzp0zzzvwjjj8",  # :
     "vwxs7zzrkzqzwvzvzzzjjj8",  # =
     "swzezvzuznszzzztytwjjj8",  # #
-    "jrvsdmjjz0zmj0zcznm4j53",  # é
-    "zhzjymjnl4ri20hm0m0j8j3",  # я
-    "v3zj8mjuz04uz0020o80060",  # 字
+    "jrvsdmjjz0zmjdzcznm4j53",  # é
+    "zhzjymjnl4rieghm0m0j8j3",  # я
+    "v3zj8mjuz04uzed20o80060",  # 字
     "zje0imjmmmmmmmgmmmm3327",  # 😀
 )
 """What a character costs for its kind (column) after one of a kind (row), both in the order of `_KINDS`."""
@@ -195,17 +195,26 @@ _RANGES = (
     (0x3000, 0x30FF, "字", 64),  # kana
     (0x3140, 0x317F, "字", 64),  # jamo
     (0xFF00, 0xFFFF, "字", 64),  # full width
-    (0x4E00, 0x9FFF, "字", 86),  # Han
-    (0xAC00, 0xD7A3, "字", 84),  # Hangul
+    (0x4E00, 0x9FFF, "字", 96),  # Han
+    (0xAC00, 0xD7A3, "字", 96),  # Hangul
     (0x1D000, 0x1DFFF, "字", 96),  # music, mathematics
     (0x1F000, 0x1FFFF, "😀", 96),  # emoji
     (0x1F480, 0x1F4BF, "😀", 64),
     (0x1F600, 0x1F63F, "😀", 64),  # faces
 )
-"""First and last code point, kind, price. Han and Hangul: nearly always cheaper than the worst of them."""
+"""First and last code point, kind, price."""
+
+_BLOCKS = (
+    "一乀亀什伀佀侀俀倀偀僀兀冀净刀剀劀勀匀區厀叀吀呀哀唀啀喀囀圀址埀堀塀墀壀夀奀姀孀宀寀尀局岀巀帀幀庀廀开彀往忀"
+    "怀恀惀愀戀所技拀挀捀掀揀摀撀攀敀斀旀昀晀暀曀最杀枀柀栀桀检楀欀歀殀毀氀汀沀泀洀浀涀淀渀湀満滀漀灀焀爀牀玀珀琀"
+    "甀畀癀皀盀眀着础碀礀祀禀秀稀穀窀竀笀筀简節籀粀紀絀纀绀缀罀羀耀聀肀胀臀舀艀芀苀茀荀菀萀虀血袀裀覀觀言詀誀譀讀"
+    "诀谀豀貀賀贀赀趀跀轀辀迀退遀邀郀釀錀钀铀销镀門闀阀陀隀雀需靀頀顀颀飀馀驀黀龀가걀검곀굀귀글김낀넀녀늀닀덀돀됀"
+    "듀딀란럀렀례룀륀릀맀멀몀므밀벀변부븀삀샀섀셀솀슀싀앀얀엀였와욀움윀은잀저준즀지찀첀춀칀큀타턀튀팀핀혀홀"
+)
+"""The first of 64 Han or Hangul that share two bytes which both vocabularies have."""
 
 _LETTERS = (
-    ("абвгдежзийклмнопрстуфхцчшщъыьэюяёєіїўґ", "fw6zc6dy6oqht667666uzzznzzzzczq7zzzzzs"),
+    ("абвгдежзийклмнопрстуфхцчшщъыьэюяёєіїўґ", "fw6zc6dy6oqht667666uzzznzzzzczq7zzzzzz"),
     (
         (
             "\u0623\u0625\u0627\u0628\u0629\u062a\u062b\u062c\u062d\u062e\u062f\u0630\u0631\u0632\u0633\u0634\u0635"
