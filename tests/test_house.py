@@ -237,6 +237,15 @@ def test_importing_the_whole_core_imports_no_framework():
     assert found.stdout.strip() == "set()"
 
 
+@pytest.mark.parametrize("slow", ["pydantic", "httpx", "genai_prices"])
+def test_what_is_slow_to_import_is_imported_when_it_is_first_needed(slow):
+    code = f"import sys, shearpin; shearpin.Guard(shearpin.LoopBreaker()); print({slow!r} in sys.modules)"
+
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert found.stdout.strip() == "False"
+
+
 # --- what must not be said
 
 MADE = {".git", ".hypothesis", ".import_linter_cache", ".ipynb_checkpoints", ".mypy_cache", ".pytest_cache"}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError
 
-from shearpin.trace import Trace, Usage
+from shearpin.runs.tree import Tree
+from shearpin.trace import Span, Trace, Usage
 from shearpin.trace.plain import Plain
 
 
@@ -58,3 +60,28 @@ class Carried(BaseModel):
         trace.llm_calls += self.llm_calls
         trace.tool_calls += self.tool_calls
         trace.usage.add(Usage(**{name: getattr(self, name) for name in Usage.__slots__}))
+
+
+def carry(tree: Tree) -> Plain:
+    """The counts of a run so far."""
+    with tree.lock:
+        return Carried.of(tree.trace, tree.journal.clock.elapsed_seconds(), tree.steps.owed).model_dump()
+
+
+def continue_from(tree: Tree, root: Span, data: Plain, answered: Sequence[Mapping[str, Any]]) -> None:
+    """Let `tree` count on from `data`: no model was called here yet. `answered` are the tool calls made there."""
+    carried = Carried.read(data)
+    if carried is None:
+        return
+    past = [tree.journal.new("tool", call["name"], root, {"input": call["input"]}) for call in answered]
+    for span, call in zip(past, answered, strict=True):
+        span.stored_output, span.status = tree.trace.pool.value(call["output"]), "ok"
+    with tree.lock:
+        root.attributes["continues"] = carried.trace_id
+        carried.add_to(tree.trace)
+        tree.steps.owe(carried.owed)
+        tree.journal.clock.add(carried.seconds)
+        tree.watch()
+        for span in past:
+            for _, watch in tree.watches:
+                watch.recall(span)

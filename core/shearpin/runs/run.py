@@ -10,7 +10,6 @@ from shearpin.rules.budget import BudgetWatch
 from shearpin.runs import given
 from shearpin.runs.block import Block
 from shearpin.runs.calls import LLMCall, SpanBlock, ToolCall
-from shearpin.runs.carrying import Carried
 from shearpin.runs.outcomes import http_status, interrupted, provider_answered, status_of
 from shearpin.runs.settings import Settings
 from shearpin.runs.tree import Cost, Tree
@@ -242,20 +241,22 @@ class Run(Block):
 
     def carry(self) -> Plain:
         """The run's counts as plain data, to be kept with the framework's own state of a paused run."""
-        return self.tree.carry().model_dump()
+        from shearpin.runs.carrying import carry  # here, since pydantic takes long to import
+
+        return carry(self.tree)
 
     def begun_elsewhere(self) -> None:
         """This goes on with a run of another process: tool calls come before anything they were asked by."""
-        self.tree.begun_elsewhere()
+        self.tree.steps.begun_elsewhere = True
 
     def continue_from(self, data: Plain, answered: Sequence[Mapping[str, Any]] = ()) -> None:
         """Count on from what `carry` gave, in this or another process; data that is none of it changes nothing.
 
         `answered` are the tool calls made there, as ``name``, ``input`` and ``output``: a loop may go on here.
         """
-        if (carried := Carried.read(data)) is not None:
-            self.span.attributes["continues"] = carried.trace_id
-            self.tree.continue_from(carried, answered)
+        from shearpin.runs.carrying import continue_from
+
+        continue_from(self.tree, self.span, data, answered)
 
     def check(self) -> None:
         """Raise the stop of a stopped run."""

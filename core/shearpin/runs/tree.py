@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from shearpin.errors import RunStoppedError, ShearpinError, deliverable
 from shearpin.rules.protocol import Notice, Rule, Scene, Watch
-from shearpin.runs.carrying import Carried
 from shearpin.runs.charging import Terms, charge
 from shearpin.runs.counting import Calls
 from shearpin.runs.journal import Journal
@@ -46,17 +45,18 @@ class Tree:
         self.partial: Any = None
         self.ended = False
         self.warning_callbacks: list[Callable[[DecisionSpan], object]] = []
-        self._steps = Steps(trace, self.journal.open)
+        self.steps = Steps(trace, self.journal.open)
         self._changed = threading.Condition(self.lock)
         self._waiters = Waiters(self._changed)
         self._owners: dict[str, int] = {}
         self._terms = Terms.of(settings.rules)
         self._observed: set[int] = set()
-        self._watch()
+        self.watch()
 
-    def _watch(self) -> None:
+    def watch(self) -> None:
+        """Let the rules begin to count, from what the trace amounts to."""
         clock = self.journal.clock
-        scene = Scene(self.trace, self.settings.prices, clock.elapsed_seconds, self._steps.in_flight)
+        scene = Scene(self.trace, self.settings.prices, clock.elapsed_seconds, self.steps.in_flight)
         self.watches: list[tuple[Rule, Watch]] = [(rule, watch_of(rule, scene)) for rule in self.settings.rules]
 
     # --- an action starts -----------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ class Tree:
             raise self.stop.with_traceback(None)
         if self.ended:
             raise ShearpinError(f"{span.kind} {span.name} cannot start: its run {self.trace.name!r} has ended")
-        self._steps.propose(span)
+        self.steps.propose(span)
         refusals: list[Refusal] = []
         for rule, watch in self.watches:
             try:
@@ -147,7 +147,7 @@ class Tree:
 
     def _admit(self, span: Span, outbox: _Outbox) -> None:
         span.start_ns = self.journal.clock.now_ns()
-        self._steps.commit(span)
+        self.steps.commit(span)
         self.calls.count(span)
         if isinstance(span, LLMSpan):
             self._owners[span.span_id] = owner_here()
@@ -192,7 +192,7 @@ class Tree:
             self._close_model_call(span, cost)
         elif isinstance(span, ToolSpan) and span.status == "paused":
             self.calls.uncount_paused(span)
-        self._steps.close(span)
+        self.steps.close(span)
         self.journal.total(span)
         for rule, watch in self.watches:
             try:
@@ -215,11 +215,11 @@ class Tree:
             charge(span, self.trace, self.settings.prices, self._terms)
         elif span.kind == "llm" and span.status == "cancelled":
             self.calls.uncount_unmade()
-            self._steps.withdraw(span)
+            self.steps.withdraw(span)
         if span.tool_calls:
             asked = {call["id"]: call for call in span.tool_calls if call.get("id")}
             self.calls.ask(asked)
-            self._steps.asked(span, asked)
+            self.steps.asked(span, asked)
 
     def finish(self, status: TraceStatus, fields: dict[str, Any], error: BaseException | None = None) -> None:
         """The outermost run ended: end what is still open, close the trace, hand it on. Once."""
@@ -244,31 +244,6 @@ class Tree:
         with self.lock:
             self.ended = False
             self.journal.reopen()
-
-    def carry(self) -> Carried:
-        """The counts so far, for another process to go on from."""
-        with self.lock:
-            return Carried.of(self.trace, self.journal.clock.elapsed_seconds(), self._steps.owed)
-
-    def begun_elsewhere(self) -> None:
-        """Tool calls may follow from a model decision of another process."""
-        self._steps.begun_elsewhere = True
-
-    def continue_from(self, carried: Carried, answered: Sequence[Mapping[str, Any]]) -> None:
-        """Count on from where another process paused, no model was called here yet; `answered` were its tool calls."""
-        past = [
-            self.journal.new("tool", call["name"], self.trace.spans[0], {"input": call["input"]}) for call in answered
-        ]
-        for span, call in zip(past, answered, strict=True):
-            span.stored_output, span.status = self.trace.pool.value(call["output"]), "ok"
-        with self.lock:
-            carried.add_to(self.trace)
-            self._steps.owe(carried.owed)
-            self.journal.clock.add(carried.seconds)
-            self._watch()
-            for span in past:
-                for _, watch in self.watches:
-                    watch.recall(span)
 
     # --- stops and warnings ---------------------------------------------------------------------------------------
 
