@@ -7,8 +7,8 @@ a word beside them says that they are such a thing.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
 
 from shearpin.rules.canonical import Call, text_of
 from shearpin.rules.manners import words
@@ -39,7 +39,8 @@ class Tells(IntEnum):
     """It failed."""
 
 
-class Answer(NamedTuple):
+@dataclass(slots=True)
+class Answer:
     """What came back; `echoless` leaves out the words of the call too: "no x" is to x what "no y" is to y."""
 
     tells: Tells

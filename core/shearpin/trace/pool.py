@@ -11,8 +11,9 @@ import hashlib
 import marshal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from operator import attrgetter, is_
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 from shearpin.trace.plain import Plain, is_dict, is_list, is_tuple, named, plain
 
@@ -252,7 +253,8 @@ def _of(item: object, name: str) -> object:
         return None
 
 
-class _Front(NamedTuple):
+@dataclass(slots=True)
+class _Front:
     """A list of messages that longer ones are expected to begin with, and what each held when it was stored.
 
     Compared by identity, in C: that is what makes the next prompt cheap, however long the conversation.
