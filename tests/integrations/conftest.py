@@ -1,0 +1,13 @@
+"""What holds for the tests of every framework."""
+
+import pytest
+
+EVERYDAY = ("invoke", "ainvoke")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test in every mode of calling is in two of them an everyday test."""
+    for item in items:
+        params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        if isinstance(mode := params.get("mode"), str) and mode not in EVERYDAY:
+            item.add_marker(pytest.mark.slow)
