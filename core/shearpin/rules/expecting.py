@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from shearpin.rules import tokens
@@ -77,19 +78,18 @@ class Need:
 
 def estimate_input(span: LLMSpan) -> int:
     """Tokens a call is expected to send: its messages (each measured once in a run) and its tool definitions."""
-    sent = tokens.REPLY_OVERHEAD
-    if span.stored_input is not None:
-        sent += span.stored_input.total(_measure)
-    if span.stored_tools is not None:
-        sent += span.stored_tools.total(_measure_tool)
-    return sent
+    return _sent(span, _measure)
 
 
 def bound_input(span: LLMSpan) -> int:
     """As many as `estimate_input` or more, told without reading the texts: hardly any work, and mostly enough."""
+    return _sent(span, _bound)
+
+
+def _sent(span: LLMSpan, measure: Callable[[Plain], int]) -> int:
     sent = tokens.REPLY_OVERHEAD
     if span.stored_input is not None:
-        sent += span.stored_input.total(_bound)
+        sent += span.stored_input.total(measure)
     if span.stored_tools is not None:
         sent += span.stored_tools.total(_measure_tool)
     return sent

@@ -60,7 +60,7 @@ class Journal:
             self._export("span_started", span)
 
     def end(self, span: Span, fields: dict[str, Any], status: SpanStatus, error: BaseException | None) -> None:
-        """`span` is over; `total` and then `export` it once its usage is known."""
+        """`span` is over; `total` it and say that it has `ended` once its usage is known."""
         for name, value in fields.items():
             setattr(span, name, value)
         span.end_ns, span.status = self.clock.now_ns(), status

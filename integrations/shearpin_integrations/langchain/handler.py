@@ -33,16 +33,19 @@ from shearpin_integrations.langchain.recording import Recording, tool_status
 from shearpin_integrations.langchain.tracking import Entry
 
 if TYPE_CHECKING:
-    _Handler = BaseCallbackHandler
+    GraphHandler = BaseCallbackHandler
 else:
     try:  # in newer versions only a handler of this class hears of pauses that nobody raised, as before a node
-        from langgraph.callbacks import GraphCallbackHandler as _Handler
+        from langgraph.callbacks import GraphCallbackHandler as GraphHandler
     except ImportError:
-        _Handler = BaseCallbackHandler
+        GraphHandler = BaseCallbackHandler
 
 
-def _harmless(event: Callable[..., None]) -> Callable[..., None]:
-    """A bug of ours in an event costs a record, never the agent: with `raise_error` it would break the call."""
+def _harmless(event: Callable[..., None], gate: str | None = None) -> Callable[..., None]:
+    """A bug of ours in an event costs a record, never the agent: with `raise_error` it would break the call.
+
+    Where the event lets a call in, `gate` is its kind: then the rules are asked without what could not be read.
+    """
 
     @functools.wraps(event)
     def call(self: ShearpinCallbackHandler, *args: Any, **kwargs: Any) -> None:
@@ -50,28 +53,17 @@ def _harmless(event: Callable[..., None]) -> Callable[..., None]:
             event(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - sorted out by the next line
             raise_if_meant(error, event.__name__)
+            if gate is not None:
+                self.start_unread(gate, kwargs["run_id"], kwargs.get("parent_run_id"))
 
     return call
 
 
 def _gate(kind: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Where a call of this kind is let in: when it cannot be read, the rules are asked without what it holds."""
-
-    def decorate(event: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(event)
-        def call(self: ShearpinCallbackHandler, *args: Any, **kwargs: Any) -> None:
-            try:
-                event(self, *args, **kwargs)
-            except Exception as error:  # noqa: BLE001 - sorted out by the next line
-                raise_if_meant(error, event.__name__)
-                self.start_unread(kind, kwargs["run_id"], kwargs.get("parent_run_id"))
-
-        return call
-
-    return decorate
+    return functools.partial(_harmless, gate=kind)
 
 
-class ShearpinCallbackHandler(Recording, _Handler):
+class ShearpinCallbackHandler(Recording, GraphHandler):
     """Enforce a guard's rules on everything called with this handler in ``config["callbacks"]``.
 
     One handler may serve any number of concurrent calls. The config's ``metadata`` may hold ``session_id`` (the

@@ -14,28 +14,20 @@ import weakref
 from collections.abc import Generator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
+from langchain_core.callbacks import BaseCallbackManager
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.context import register_configure_hook
 
 from shearpin import Guard, RunStoppedError
 from shearpin.adapter import Place
 from shearpin_integrations.langchain.graphs import control_flow
-from shearpin_integrations.langchain.handler import ShearpinCallbackHandler
+from shearpin_integrations.langchain.handler import GraphHandler, ShearpinCallbackHandler
 from shearpin_integrations.langchain.roots import close_root, open_root
 from shearpin_integrations.langchain.tracking import Entry, Root, tracker_of
 from shearpin_integrations.langgraph.waiting import waiting
-
-if TYPE_CHECKING:
-    _Handler = BaseCallbackHandler
-else:
-    try:  # in newer versions only a handler of this class hears of pauses that nobody raised, as before a node
-        from langgraph.callbacks import GraphCallbackHandler as _Handler
-    except ImportError:
-        _Handler = BaseCallbackHandler
 
 
 @dataclass(slots=True)
@@ -52,7 +44,7 @@ class _Call:
     paused: bool = False
 
 
-class ShearpinLineage(_Handler):
+class ShearpinLineage(GraphHandler):
     """Parents and roots of everything that goes on in LangChain; decides and records nothing."""
 
     raise_error = True
