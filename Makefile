@@ -50,17 +50,19 @@ static: install
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
 
+parallel := --numprocesses=auto --dist=worksteal
+
 fast: install
-	$(BIN)/pytest -m 'not slow'
+	$(BIN)/pytest $(parallel) -m 'not slow'
 
 full: install
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest $(parallel)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
 matrix: install
-	@$(uv-env) $(BIN)/tox run
+	@$(uv) tool run --quiet --isolated --from tox --with-requirements constraints/matrix.txt tox run
 
 # ----------------------------------------------------------------------------------------------------- environment
 
@@ -94,10 +96,15 @@ pin = $(uv) pip compile --quiet --universal --python-version 3.11 --no-emit-inde
 
 pins: .tools/stamp
 	@$(pin)/tools.txt --group tools
-	@$(pin)/dev.txt pyproject.toml --all-extras --group dev
+	@$(pin)/matrix.txt --group matrix
+	@$(pin)/dev.txt pyproject.toml --extra langgraph --extra openai-agents --group dev
 	@$(pin)/core.txt pyproject.toml --group test
 	@$(pin)/langgraph-newest.txt pyproject.toml --extra langgraph --group langgraph-newest --group test
 	@$(pin)/langgraph-floor.txt pyproject.toml --extra langgraph --group langgraph-floor --group test --resolution lowest-direct
+	@$(pin)/crewai-newest.txt pyproject.toml --group crewai-newest --group test
+	@$(pin)/crewai-floor.txt pyproject.toml --group crewai-floor --group test
+	@$(pin)/openai-agents-newest.txt pyproject.toml --extra openai-agents --group openai-agents-newest --group test
+	@$(pin)/openai-agents-floor.txt pyproject.toml --extra openai-agents --group openai-agents-floor --group test
 
 clean:
 	rm -rf .venv .tools .tox .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache dist shearpin-demo
