@@ -7,6 +7,8 @@ way: `register_pass_through` gives every stop the base class that the framework 
 """
 
 from shearpin.errors import register_pass_through
+from shearpin.rules.approval import ApprovalRequest
+from shearpin.runs.refusing import ToldError
 from shearpin.runs.run import Run
 from shearpin.runs.steps import HOOK
 from shearpin.runs.trouble import raise_if_meant
@@ -20,10 +22,12 @@ from shearpin.trace.usage import read_usage
 
 __all__ = [
     "HOOK",
+    "ApprovalRequest",
     "Exporter",
     "Place",
     "Reply",
     "Run",
+    "ToldError",
     "TraceLines",
     "is_dict",
     "is_list",

@@ -3,7 +3,9 @@
     ShearpinError (RuntimeError)
     ├── RunStoppedError                 catch this one: a rule stopped the run
     │   ├── BudgetExceededError
-    │   └── LoopDetectedError
+    │   ├── LoopDetectedError
+    │   ├── ToolDeniedError
+    │   └── ApprovalRejectedError
     ├── TraceFormatError (ValueError)
     └── MissingIntegrationError (ImportError)
 
@@ -126,6 +128,33 @@ class LoopDetectedError(RunStoppedError):
         self.unchanged = unchanged
         same = f"; unchanged: {unchanged}" if unchanged else ""
         super().__init__(f"loop: {pattern}, {' -> '.join(self.calls)} came {repeats} times since action {onset}{same}")
+
+
+class ToolDeniedError(RunStoppedError):
+    """A policy forbids this tool call; ``rule`` is the pattern that does."""
+
+    facts = ("tool", "arguments", "rule", "reason")
+
+    def __init__(self, *, tool: str, arguments: object, rule: str, reason: str) -> None:
+        super().__init__(reason)
+        self.tool, self.arguments, self.rule = tool, arguments, rule
+
+    def message(self) -> str:
+        return f"run stopped: tool {self.tool} is {self.reason} ({self.rule})"
+
+
+class ApprovalRejectedError(RunStoppedError):
+    """A person was asked about this tool call and did not approve it, or nobody answered; ``approver`` is who."""
+
+    facts = ("tool", "arguments", "approver", "reason")
+
+    def __init__(self, *, tool: str, arguments: object, approver: str, reason: str) -> None:
+        super().__init__(reason)
+        self.tool, self.arguments, self.approver = tool, arguments, approver
+
+    def message(self) -> str:
+        by = f" by {self.approver}" if self.approver else ""
+        return f"run stopped: tool {self.tool} was not approved{by}: {self.reason}"
 
 
 class TraceFormatError(ShearpinError, ValueError):

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from shearpin.errors import ShearpinError
+from shearpin.runs.refusing import ToldError
 from shearpin.trace.ambient import Here
 
 
@@ -63,7 +64,10 @@ class Block:
         self.returned(items)
 
     def __enter__(self) -> Self:
-        self.open()
+        try:
+            self.open()
+        except ToldError as told:  # the code inside cannot be left out
+            raise told.denial from None
         return self._enter()
 
     def __exit__(
@@ -72,7 +76,10 @@ class Block:
         self._leave(error)
 
     async def __aenter__(self) -> Self:
-        await self.aopen()
+        try:
+            await self.aopen()
+        except ToldError as told:
+            raise told.denial from None
         return self._enter()
 
     async def __aexit__(

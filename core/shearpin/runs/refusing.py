@@ -1,23 +1,63 @@
-"""What rules refuse; a rule that has a bug refuses everything, with the bug as the cause."""
+"""What rules refuse, or ask about first; a rule that has a bug refuses everything, with the bug as the cause."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from shearpin.errors import BudgetExceededError, RunStoppedError
+from shearpin.errors import ApprovalRejectedError, BudgetExceededError, RunStoppedError, ToolDeniedError
 from shearpin.rules.budget import BudgetWatch
-from shearpin.rules.protocol import Notice, Rule, Scene, Watch
+from shearpin.rules.policy import PolicyWatch
+from shearpin.rules.protocol import Notice, Question, Rule, Scene, Watch
+from shearpin.runs.journal import Journal
 from shearpin.trace import Span
+from shearpin.trace.spans import Verdict
+
+
+class ToldError(Exception):
+    """A call is denied and the run goes on: the caller answers the model with `text` in the tool's place.
+
+    For adapters. In plain Python a decorated tool returns the text, and a block raises the ``denial``.
+    """
+
+    def __init__(self, denial: RunStoppedError, tool: str) -> None:
+        self.denial = denial
+        self.text = f"The call of {tool} was denied and did not run: {denial.reason}. Do not repeat it."
+        super().__init__(self.text)
 
 
 @dataclass(slots=True)
 class Refusal:
-    """A rule says no."""
+    """A rule says no, or not before a person says yes."""
 
     rule: Rule
-    error: RunStoppedError
+    error: RunStoppedError | Question
     watch: Watch
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What a policy says of the call, apart from what the run makes of it."""
+        if isinstance(self.error, Question):
+            return "ask"
+        if isinstance(self.error, ToolDeniedError):
+            return "deny"
+        return "rejected" if isinstance(self.error, ApprovalRejectedError) else None
+
+    @property
+    def tells(self) -> bool:
+        """Is the model told, and the run goes on?"""
+        return isinstance(self.watch, PolicyWatch) and self.watch.tells and self.verdict is not None
+
+    def weight(self, patience: float) -> int:
+        """Whose refusal comes first: what stops the run, then what is denied or may pass, then what is only asked."""
+        return 2 if isinstance(self.error, Question) else int(self.tells or patience > 0)
+
+    def record(self, journal: Journal, span: Span, *, observed: bool = False) -> None:
+        """Its decision beside the call that it keeps from starting, or would."""
+        facts = self.error.request.as_dict() if isinstance(self.error, Question) else self.error.as_dict()
+        reason = self.error.request.reason if isinstance(self.error, Question) else str(self.error)
+        facts |= {"observed": True} if observed else {}
+        journal.decide(self.rule.name, self.verdict or "stop", reason, facts, refused=span)
 
     def patience(self, span: Span, stuck: Collection[str]) -> float:
         """How many seconds it may help `span` to wait, when the spans `stuck` cannot end before."""

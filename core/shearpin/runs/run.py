@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from shearpin.errors import RunStoppedError
+from shearpin.rules.approval import Approver
 from shearpin.rules.budget import BudgetWatch
 from shearpin.runs import given
 from shearpin.runs.block import Block
 from shearpin.runs.calls import LLMCall, SpanBlock, ToolCall
+from shearpin.runs.entering import aenter, enter
 from shearpin.runs.outcomes import http_status, interrupted, provider_answered, status_of
 from shearpin.runs.settings import Settings
 from shearpin.runs.tree import Cost, Tree
@@ -49,7 +51,7 @@ class Run(Block):
             if place is not None and not place.run.tree.ended:
                 self._tree = place.run.tree
                 span = self.tree.journal.new("agent", self.name, place.span, {"input": self._input})
-                self._span = self.tree.start(span)
+                self._span = enter(self.tree, span)
             else:
                 self._begin()
             self.here = Here(self, self.span)
@@ -191,17 +193,23 @@ class Run(Block):
 
     # --- what adapters do in a run --------------------------------------------------------------------------------
 
-    def start(self, kind: str, name: str, *, parent: Span | None = None, **fields: Any) -> Span:
+    def start(
+        self, kind: str, name: str, *, parent: Span | None = None, native: Approver | None = None, **fields: Any
+    ) -> Span:
         """An action is about to happen: returns its span, or raises the stop. The caller then ends or fails it.
 
         `fields` are the span's own, with ``input`` (any value), ``messages`` and ``tools`` (lists) stored shared.
+        `native` asks a person in the framework's own way: it returns the answer, or raises what pauses the framework.
+        Raises `ToldError` for a tool call in whose place the model is answered that it was denied.
         """
         tree = self.tree
-        return tree.start(tree.journal.new(kind, name, parent or self._inside(), fields))
+        return enter(tree, tree.journal.new(kind, name, parent or self._inside(), fields), native)
 
-    async def astart(self, kind: str, name: str, *, parent: Span | None = None, **fields: Any) -> Span:
+    async def astart(
+        self, kind: str, name: str, *, parent: Span | None = None, native: Approver | None = None, **fields: Any
+    ) -> Span:
         """`start`, waiting for calls in flight without blocking the event loop."""
-        return await self.tree.astart(self.tree.journal.new(kind, name, parent or self._inside(), fields))
+        return await aenter(self.tree, self.tree.journal.new(kind, name, parent or self._inside(), fields), native)
 
     def end(self, span: Span, *, reply: Reply | None = None, status: SpanStatus = "ok", **fields: Any) -> None:
         """The action ended. Never raises; ending a span twice does nothing."""

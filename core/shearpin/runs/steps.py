@@ -56,7 +56,7 @@ class Steps:
         node, block = self._node, self._block
         opens = span.step > self.trace.steps
         if span.kind == "tool":
-            self._start_tool(span)
+            self.start_tool(span)
         elif span.kind == "node":
             self._start_node(span, opens=opens)
         elif opens:
@@ -109,7 +109,8 @@ class Steps:
             return HOOK not in span.attributes and not any(self._outstanding.values())
         return span.kind == "step"
 
-    def _start_tool(self, span: Span) -> None:
+    def start_tool(self, span: Span) -> None:
+        """The tool call proposed is made, or answered without being made."""
         node, block = self._node, self._block
         call_id = span.call_id if isinstance(span, ToolSpan) else None
         if call_id in self._asked or (self.begun_elsewhere and call_id is not None):

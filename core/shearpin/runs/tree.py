@@ -6,34 +6,34 @@ made plain data before. What a rule answers becomes an admission, a wait or a st
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from shearpin.errors import RunStoppedError, ShearpinError, deliverable
-from shearpin.rules.protocol import Notice, Rule, Scene, Watch
+from shearpin.rules.approval import Answer
+from shearpin.rules.protocol import Notice, Question, Rule, Scene, Watch
 from shearpin.runs.charging import Terms, charge
 from shearpin.runs.counting import Calls
 from shearpin.runs.journal import Journal
-from shearpin.runs.refusing import Refusal, bug_in, watch_of
+from shearpin.runs.refusing import Refusal, ToldError, bug_in, watch_of
 from shearpin.runs.settings import Settings
 from shearpin.runs.steps import Steps
 from shearpin.runs.trouble import quietly
-from shearpin.runs.waiting import Waiters, on_event_loop, owner_here
-from shearpin.trace import DecisionSpan, LLMSpan, Span, Stop, ToolSpan, Trace, source
+from shearpin.runs.waiting import Waiters, owner_here
+from shearpin.trace import DecisionSpan, LLMSpan, Span, Stop, ToolSpan, Trace
 from shearpin.trace.model import TraceStatus
 from shearpin.trace.spans import SpanStatus
 
 Cost = Literal["settle", "release"]
 
 
-_Outbox = list[DecisionSpan]
+Outbox = list[DecisionSpan]
 """Warnings recorded under the lock, told to the user's callbacks after it."""
 
 
 class Tree:
-    """One run tree. `start` may raise the stop; `end` and `finish` never raise."""
+    """One run tree. `attempt` and `refuse` may raise the stop; `end` and `finish` never raise."""
 
     def __init__(self, settings: Settings, trace: Trace) -> None:
         self.settings = settings
@@ -46,11 +46,12 @@ class Tree:
         self.ended = False
         self.warning_callbacks: list[Callable[[DecisionSpan], object]] = []
         self.steps = Steps(trace, self.journal.open)
-        self._changed = threading.Condition(self.lock)
-        self._waiters = Waiters(self._changed)
+        self.changed = threading.Condition(self.lock)
+        self.waiters = Waiters(self.changed)
         self._owners: dict[str, int] = {}
         self._terms = Terms.of(settings.rules)
         self._observed: set[int] = set()
+        self._asking: set[str] = set()
         self.watch()
 
     def watch(self) -> None:
@@ -66,56 +67,7 @@ class Tree:
         with self.lock:
             self._admit(root, [])
 
-    def start(self, span: Span) -> Span:
-        """Admit `span` or raise the stop. In a thread it waits when only calls in flight are in the way."""
-        outbox: _Outbox = []
-        with self.lock:
-            refusals = self._try(span, outbox)
-            if refusals and not on_event_loop():
-                refusals = self._wait(span, refusals, outbox)
-            if refusals:
-                self._refuse(span, refusals, outbox)
-        if outbox:
-            self._tell(outbox)
-        return span
-
-    async def astart(self, span: Span) -> Span:
-        """`start` for a coroutine: waits without blocking the event loop, and leaks nothing when cancelled."""
-        outbox: _Outbox = []
-        deadline: int | None = None
-        while True:
-            with self.lock:
-                refusals = self._try(span, outbox)
-                if not refusals:
-                    break
-                patience = self._patience_ns(span, refusals[0])
-                deadline = deadline or source.mono_ns() + patience
-                left = (deadline - source.mono_ns()) / 1e9
-                if not patience or left <= 0:
-                    self._refuse(span, refusals, outbox)
-                    break
-                future = self._waiters.add()
-            try:
-                await asyncio.wait_for(future, left)
-            except TimeoutError:
-                continue
-            finally:
-                self._waiters.discard(future)
-        self._tell(outbox)
-        return span
-
-    def _wait(self, span: Span, refusals: list[Refusal], outbox: _Outbox) -> list[Refusal]:
-        deadline = source.mono_ns() + self._patience_ns(span, refusals[0])
-        while refusals and (left := (deadline - source.mono_ns()) / 1e9) > 0:
-            self._waiters.threads += 1
-            self._changed.wait(left)
-            self._waiters.threads -= 1
-            refusals = self._try(span, outbox)
-            if refusals and not self._patience_ns(span, refusals[0]):
-                break
-        return refusals
-
-    def _try(self, span: Span, outbox: _Outbox) -> list[Refusal]:
+    def attempt(self, span: Span, outbox: Outbox) -> list[Refusal]:
         """Admit and return nothing, or who refuses, with who decides first; raises the stop of a stopped run."""
         if self.stop is not None:
             raise self.stop.with_traceback(None)
@@ -125,7 +77,7 @@ class Tree:
         refusals: list[Refusal] = []
         for rule, watch in self.watches:
             try:
-                error = watch.check(span)
+                error: RunStoppedError | Question | None = watch.check(span)
             except Exception as bug:  # noqa: BLE001 - a rule that cannot answer is a rule that is broken: fail closed
                 error = bug_in(rule, bug)
             if error is not None:
@@ -133,10 +85,11 @@ class Tree:
         if not refusals:
             self._admit(span, outbox)
         elif len(refusals) > 1:  # what waiting cannot lift decides; waiting for the others first would be in vain
-            refusals.sort(key=lambda refusal: self._patience_ns(span, refusal) > 0)
+            refusals.sort(key=lambda refusal: refusal.weight(self.patience_ns(span, refusal)))
         return refusals
 
-    def _patience_ns(self, span: Span, refusal: Refusal) -> int:
+    def patience_ns(self, span: Span, refusal: Refusal) -> int:
+        """How long `span` may wait for the reason of `refusal` to pass: never for what it is nested in."""
         here, spans = owner_here(), self.journal.open
         stuck = {owner for owner, runner in self._owners.items() if runner == here}
         parent = spans.get(span.parent_id or "")
@@ -145,14 +98,14 @@ class Tree:
             parent = spans.get(parent.parent_id or "")
         return int(refusal.patience(span, stuck) * 1e9)
 
-    def _admit(self, span: Span, outbox: _Outbox) -> None:
+    def _admit(self, span: Span, outbox: Outbox) -> None:
         span.start_ns = self.journal.clock.now_ns()
         self.steps.commit(span)
         self.calls.count(span)
         if isinstance(span, LLMSpan):
             self._owners[span.span_id] = owner_here()
         self.journal.start(span)
-        self._waiters.wake()  # a node that decides now holds its step no longer
+        self.waiters.wake()  # a node that decides now holds its step no longer
         for rule, watch in self.watches:
             try:
                 notices = watch.admit(span)
@@ -178,16 +131,16 @@ class Tree:
             return
         if "output" in fields:
             fields["stored_output"] = self.trace.pool.value(fields.pop("output"))
-        outbox: _Outbox = []
+        outbox: Outbox = []
         with self.lock:
             if self.journal.open.pop(span.span_id, None) is None:
                 return
             self.journal.end(span, fields, status, error)
             self._close(span, cost, outbox)
         if outbox:
-            self._tell(outbox)
+            self.tell(outbox)
 
-    def _close(self, span: Span, cost: Cost, outbox: _Outbox) -> None:
+    def _close(self, span: Span, cost: Cost, outbox: Outbox) -> None:
         if isinstance(span, LLMSpan):
             self._close_model_call(span, cost)
         elif isinstance(span, ToolSpan) and span.status == "paused":
@@ -207,7 +160,7 @@ class Tree:
                 if notices:
                     self._warn(rule, notices, span, outbox)
         self.journal.ended(span)
-        self._waiters.wake()
+        self.waiters.wake()
 
     def _close_model_call(self, span: LLMSpan, cost: Cost) -> None:
         self._owners.pop(span.span_id, None)
@@ -255,23 +208,66 @@ class Tree:
                 self.stop = deliverable(error)
                 error.trace, error.partial = self.trace, self.partial
                 self.trace.stop = Stop(error, rule, decision.span_id)
-                self._waiters.wake()
+                self.waiters.wake()
             return self.stop
 
-    def _refuse(self, span: Span, refusals: list[Refusal], outbox: _Outbox) -> None:
-        if self.settings.enforce:
-            raise self.stop_now(refusals[0].rule.name, refusals[0].error, span)
+    def refuse(self, span: Span, refusals: list[Refusal], outbox: Outbox) -> Question | None:
+        """Raise the stop or the denial, or return what must be asked first; observing, let it in all the same."""
+        if not self.settings.enforce:
+            self._observe(span, refusals)
+            self._admit(span, outbox)
+            return None
+        first = refusals[0]
+        if isinstance(first.error, Question):
+            if _key(span) not in self._asking:  # a paused call that goes on asks again
+                self._asking.add(_key(span))
+                first.record(self.journal, span)
+            return first.error
+        if first.verdict is not None:
+            first.record(self.journal, span)
+        if first.tells:
+            raise self._told(span, first.error)
+        raise self.stop_now(first.rule.name, first.error, span)
+
+    def _observe(self, span: Span, refusals: list[Refusal]) -> None:
         for refusal in refusals:
-            if id(refusal.watch) not in self._observed:  # every later call would be refused too: one record says it all
+            # A rule that stops would refuse every later call too: one record says it all.
+            if refusal.verdict is not None or id(refusal.watch) not in self._observed:
                 self._observed.add(id(refusal.watch))
-                facts = refusal.error.as_dict() | {"observed": True}
-                self.journal.decide(refusal.rule.name, "stop", str(refusal.error), facts, refused=span)
-        self._admit(span, outbox)
+                refusal.record(self.journal, span, observed=True)
 
-    def _warn(self, rule: Rule, notices: Iterable[Notice], span: Span, outbox: _Outbox) -> None:
-        outbox += [self.journal.decide(rule.name, "warn", note.reason, note.facts, touched=span) for note in notices]
+    def _told(self, span: Span, denial: RunStoppedError) -> ToldError:
+        """The call is answered without being made; to the rules it is evidence all the same."""
+        told = ToldError(denial, span.name)
+        self.steps.start_tool(span)
+        span.start_ns = span.end_ns = self.journal.clock.now_ns()
+        span.status, span.stored_output = "error", self.trace.pool.value(told.text)
+        for rule, watch in self.watches:
+            try:
+                watch.recall(span)
+            except Exception as bug:  # noqa: BLE001 - the rule lost count: nothing more may start
+                self.stop_now(rule.name, bug_in(rule, bug), span)
+        return told
 
-    def _tell(self, outbox: _Outbox) -> None:
+    def answered(self, span: Span, question: Question, answer: Answer) -> None:
+        """A person has decided about `span`; the rules are asked anew."""
+        with self.lock:
+            self._asking.discard(_key(span))
+            question.answered(span, answer)
+
+    def _warn(self, rule: Rule, notices: Iterable[Notice], span: Span, outbox: Outbox) -> None:
+        decisions = [
+            self.journal.decide(rule.name, note.verdict, note.reason, note.facts, touched=span) for note in notices
+        ]
+        outbox += [decision for decision in decisions if decision.verdict == "warn"]
+
+    def tell(self, outbox: Outbox) -> None:
+        """The warnings recorded under the lock go to the user's callbacks."""
         for decision in outbox:
             for callback in self.warning_callbacks:
                 quietly(callback, decision)
+
+
+def _key(span: Span) -> str:
+    """Which call it is, when it is tried again after a pause."""
+    return (span.call_id if isinstance(span, ToolSpan) else None) or span.span_id

