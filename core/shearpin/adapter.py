@@ -6,9 +6,8 @@ nothing, prices nothing and stores nothing. `start` raises the stop; the adapter
 way: `register_pass_through` gives every stop the base class that the framework hands to its caller untouched.
 """
 
-from shearpin.errors import register_pass_through
+from shearpin.errors import ToldError, register_pass_through
 from shearpin.rules.approval import ApprovalRequest
-from shearpin.runs.refusing import ToldError
 from shearpin.runs.run import Run
 from shearpin.runs.steps import HOOK
 from shearpin.runs.trouble import raise_if_meant

@@ -157,6 +157,19 @@ class ApprovalRejectedError(RunStoppedError):
         return f"run stopped: tool {self.tool} was not approved{by}: {self.reason}"
 
 
+class ToldError(Exception):
+    """A call is denied and the run goes on: the caller answers the model with `text` in the tool's place.
+
+    For adapters, and so outside of the tree: in plain Python a decorated tool returns the text, and a block raises the
+    ``denial``.
+    """
+
+    def __init__(self, denial: RunStoppedError, tool: str) -> None:
+        self.denial = denial
+        self.text = f"The call of {printable(tool)} was denied and did not run: {denial.reason}. Do not repeat it."
+        super().__init__(self.text)
+
+
 class TraceFormatError(ShearpinError, ValueError):
     """A trace file or record is not one that this version of Shearpin can read."""
 
@@ -228,6 +241,11 @@ def register_pass_through(base: type[BaseException]) -> None:
     if base not in _pass_through:
         _pass_through.append(base)
         _combined.clear()
+
+
+def passes_through(error: BaseException) -> bool:
+    """Is it what a framework hands to its caller untouched: a stop, or its own control flow?"""
+    return isinstance(error, tuple(_pass_through))
 
 
 def core_class(kind: type[RunStoppedError]) -> type[RunStoppedError]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from shearpin.errors import ShearpinError
-from shearpin.runs.refusing import ToldError
+from shearpin.errors import ShearpinError, ToldError
 from shearpin.trace.ambient import Here
 
 

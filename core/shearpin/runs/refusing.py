@@ -14,18 +14,6 @@ from shearpin.trace import Span
 from shearpin.trace.spans import Verdict
 
 
-class ToldError(Exception):
-    """A call is denied and the run goes on: the caller answers the model with `text` in the tool's place.
-
-    For adapters. In plain Python a decorated tool returns the text, and a block raises the ``denial``.
-    """
-
-    def __init__(self, denial: RunStoppedError, tool: str) -> None:
-        self.denial = denial
-        self.text = f"The call of {tool} was denied and did not run: {denial.reason}. Do not repeat it."
-        super().__init__(self.text)
-
-
 @dataclass(slots=True)
 class Refusal:
     """A rule says no, or not before a person says yes."""

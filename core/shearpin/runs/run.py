@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from shearpin.errors import RunStoppedError
-from shearpin.rules.approval import Approver
+from shearpin.rules.approval import ApprovalRequest, Approver
 from shearpin.rules.budget import BudgetWatch
 from shearpin.runs import given
 from shearpin.runs.block import Block
@@ -241,6 +241,16 @@ class Run(Block):
     def withdraw(self, span: Span) -> None:
         """A call that was admitted is not made after all: give everything back."""
         self.tree.end(span, {}, status="cancelled", cost="release")
+
+    def questions(self, calls: Iterable[Mapping[str, Any]], *, parent: Span | None = None) -> Sequence[ApprovalRequest]:
+        """What a person has to be asked before these tool calls (``id``, ``name``, ``arguments``) are made.
+
+        Only what the framework's own pause has to put: an approver that the user gave is asked at the start of a call.
+        """
+        new, inside = self.tree.journal.new, parent or self._inside()
+        return self.tree.questions(
+            new("tool", call["name"], inside, {"input": call["arguments"], "call_id": call["id"]}) for call in calls
+        )
 
     @property
     def stopped(self) -> RunStoppedError | None:

@@ -10,13 +10,14 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-from shearpin.errors import RunStoppedError, ShearpinError, deliverable
-from shearpin.rules.approval import Answer
+from shearpin.errors import RunStoppedError, ShearpinError, ToldError, deliverable
+from shearpin.rules.approval import Answer, ApprovalRequest
+from shearpin.rules.policy import PolicyWatch
 from shearpin.rules.protocol import Notice, Question, Rule, Scene, Watch
 from shearpin.runs.charging import Terms, charge
 from shearpin.runs.counting import Calls
 from shearpin.runs.journal import Journal
-from shearpin.runs.refusing import Refusal, ToldError, bug_in, watch_of
+from shearpin.runs.refusing import Refusal, bug_in, watch_of
 from shearpin.runs.settings import Settings
 from shearpin.runs.steps import Steps
 from shearpin.runs.trouble import quietly
@@ -219,15 +220,33 @@ class Tree:
             return None
         first = refusals[0]
         if isinstance(first.error, Question):
-            if _key(span) not in self._asking:  # a paused call that goes on asks again
-                self._asking.add(_key(span))
-                first.record(self.journal, span)
+            self._note(span, first)
             return first.error
         if first.verdict is not None:
             first.record(self.journal, span)
         if first.tells:
             raise self._told(span, first.error)
         raise self.stop_now(first.rule.name, first.error, span)
+
+    def questions(self, spans: Iterable[Span]) -> list[ApprovalRequest]:
+        """What a person has to be asked about these calls, in the framework's own way; noted as asked."""
+        asked: list[ApprovalRequest] = []
+        with self.lock:
+            policies = [(rule, watch) for rule, watch in self.watches if isinstance(watch, PolicyWatch)]
+            for span in spans if self.settings.enforce else ():
+                self.steps.propose(span)
+                for rule, watch in policies:
+                    question = watch.check(span)
+                    if isinstance(question, Question) and question.approver is None:
+                        self._note(span, Refusal(rule, question, watch))
+                        asked.append(question.request)
+                        break
+        return asked
+
+    def _note(self, span: Span, asked: Refusal) -> None:
+        if _key(span) not in self._asking:  # a paused call that goes on asks again
+            self._asking.add(_key(span))
+            asked.record(self.journal, span)
 
     def _observe(self, span: Span, refusals: list[Refusal]) -> None:
         for refusal in refusals:

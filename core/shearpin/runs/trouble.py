@@ -7,7 +7,7 @@ import os
 import traceback
 from collections.abc import Callable
 
-from shearpin.errors import EnforcementGapWarning, RunStoppedError, ShearpinError
+from shearpin.errors import EnforcementGapWarning, RunStoppedError, ShearpinError, ToldError, passes_through
 from shearpin.trace import SpanError
 
 logger = logging.getLogger("shearpin")
@@ -29,11 +29,12 @@ def quietly(action: Callable[..., object], *arguments: object) -> None:
 
 
 def raise_if_meant(error: Exception, where: str) -> None:
-    """What came out of an adapter's own code in `where`: raise it if it is a stop, or a warning the user made an error.
+    """What came out of an adapter's own code in `where`: raise it if it was meant to get out.
 
-    Anything else is a bug of ours: it costs a record, never the agent.
+    That is a stop, a denial, the framework's own way to pause, or a warning the user made an error. Anything else is
+    a bug of ours: it costs a record, never the agent.
     """
-    if STRICT or isinstance(error, ShearpinError | EnforcementGapWarning):
+    if STRICT or isinstance(error, ShearpinError | ToldError | EnforcementGapWarning) or passes_through(error):
         raise error
     logger.warning("an error in Shearpin's %s was ignored: this call is not recorded", where, exc_info=error)
 

@@ -11,8 +11,8 @@ import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import Any, TypeVar, cast
 
+from shearpin.errors import ToldError
 from shearpin.runs.block import Block
-from shearpin.runs.refusing import ToldError
 from shearpin.trace.ambient import Here
 
 Function = TypeVar("Function", bound=Callable[..., Any])
