@@ -140,7 +140,7 @@ class ToolDeniedError(RunStoppedError):
         self.tool, self.arguments, self.rule = tool, arguments, rule
 
     def message(self) -> str:
-        return f"run stopped: tool {self.tool} is {self.reason} ({self.rule})"
+        return f"tool {self.tool} is {self.reason} ({self.rule})"
 
 
 class ApprovalRejectedError(RunStoppedError):
@@ -154,7 +154,7 @@ class ApprovalRejectedError(RunStoppedError):
 
     def message(self) -> str:
         by = f" by {self.approver}" if self.approver else ""
-        return f"run stopped: tool {self.tool} was not approved{by}: {self.reason}"
+        return f"tool {self.tool} was not approved{by}: {self.reason}"
 
 
 class ToldError(Exception):
@@ -167,7 +167,7 @@ class ToldError(Exception):
     def __init__(self, denial: RunStoppedError, tool: str) -> None:
         self.denial = denial
         self.text = f"The call of {printable(tool)} was denied and did not run: {denial.reason}. Do not repeat it."
-        super().__init__(self.text)
+        Exception.__init__(self, self.text)  # not super(): an adapter mixes in its framework's class
 
 
 class TraceFormatError(ShearpinError, ValueError):

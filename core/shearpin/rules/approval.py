@@ -77,7 +77,7 @@ class _Inquiry:
         self.put = approver or native or ask_in_terminal
         self.given: object = None
         self._native = approver is None and native is not None
-        self._who = "" if self._native else getattr(self.put, "__name__", type(self.put).__name__)
+        self._who = "" if self._native else _name_of(self.put)
         self._began = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -92,6 +92,10 @@ class _Inquiry:
     @property
     def answer(self) -> Answer:
         return read_answer(self.given, self._who, time.monotonic() - self._began)
+
+
+def _name_of(approver: Approver) -> str:
+    return "terminal" if approver is ask_in_terminal else getattr(approver, "__name__", type(approver).__name__)
 
 
 def _resolved(waiting: Awaitable[object]) -> object:

@@ -179,7 +179,7 @@ def _decision(span: DecisionSpan, row: Row) -> None:
     row.lead.add(badge, style).add(f" {span.rule}", style if style == "dim" else "bold")
     refused, reason = refused_call(span), why(span.reason)
     if refused:
-        row.came.add(" refused ", "dim").add(refused)
+        row.came.add(" before " if span.verdict == "ask" else " refused ", "dim").add(refused)
         row.note.add(reason, "red" if span.verdict == "stop" else "")
         row.note_lines = 1  # what stops a run is told in full below the tree
     elif reason:

@@ -19,7 +19,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
-from shearpin.adapter import raise_if_meant
+from shearpin.adapter import is_dict, raise_if_meant
 from shearpin_integrations.langchain.carrying import carry_in
 from shearpin_integrations.langchain.reading import (
     called,
@@ -54,7 +54,8 @@ def _harmless(event: Callable[..., None], gate: str | None = None) -> Callable[.
         except Exception as error:  # noqa: BLE001 - sorted out by the next line
             raise_if_meant(error, event.__name__)
             if gate is not None:
-                self.start_unread(gate, kwargs["run_id"], kwargs.get("parent_run_id"))
+                name = args[0].get("name") if args and is_dict(args[0]) else None
+                self.start_unread(gate, kwargs["run_id"], kwargs.get("parent_run_id"), name)
 
     return call
 

@@ -190,6 +190,14 @@ def messages_in(state: Any) -> Any:
     return state.get("messages") if is_dict(state) else None
 
 
+def pending_calls(messages: Any) -> list[dict[str, Any]]:
+    """The tool calls that the last message asks for: ``id``, ``name`` and ``arguments``."""
+    last = messages[-1] if is_list(messages) and messages else None
+    return (
+        [{**call, "arguments": plain(call["arguments"])} for call in tool_calls(last)] if is_a(last, AIMessage) else []
+    )
+
+
 def answered_calls(output: Any) -> list[ToolMessage]:
     """The tool messages in a node's update, whatever its shape: a mapping, messages, a command, or a list of these."""
     found: list[Any] = []

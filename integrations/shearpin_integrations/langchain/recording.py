@@ -11,11 +11,20 @@ from uuid import UUID
 
 from langchain_core.messages import ToolMessage
 
-from shearpin import EnforcementGapWarning, Guard, RunStoppedError
-from shearpin.adapter import HOOK, Place, is_list
+from shearpin import EnforcementGapWarning, Guard, RunStoppedError, Span
+from shearpin.adapter import HOOK, Place, ToldError, is_list
+from shearpin_integrations.langchain.approving import denied, native_answer
 from shearpin_integrations.langchain.graphs import checkpoint_of, control_flow, is_sent, takers
 from shearpin_integrations.langchain.mending import mended
-from shearpin_integrations.langchain.reading import advanced, answered_calls, holds_answer, is_a, messages_in, update_of
+from shearpin_integrations.langchain.reading import (
+    advanced,
+    answered_calls,
+    holds_answer,
+    is_a,
+    messages_in,
+    pending_calls,
+    update_of,
+)
 from shearpin_integrations.langchain.roots import close_root, count_on, open_root
 from shearpin_integrations.langchain.tracking import (
     Entry,
@@ -115,7 +124,9 @@ class Recording:
         if name.endswith(_HOOKS):
             fields["attributes"] = {HOOK: True}
         span = root.run.start("node", name, parent=parent.place.span, **fields)
-        self._tracker.add(run_id, Entry(root, Place(root.run, span), "span", name))
+        entry = Entry(root, Place(root.run, span), "span", name)
+        entry.calls = [] if is_sent(metadata) else pending_calls(messages_in(inputs))
+        self._tracker.add(run_id, entry)
 
     def end_node(self, entry: Entry, outputs: Any) -> None:
         """A node answered."""
@@ -162,13 +173,24 @@ class Recording:
         root = entry.root
         root.children += 1
         try:
-            span = root.run.start(kind, name, parent=entry.place.span, **fields)
-        except RunStoppedError as stop:
-            end_elsewhere(run_id, self._tracker, stop)
+            span = self._admitted(kind, name, entry, fields)
+        except Exception as refusal:
+            end_elsewhere(run_id, self._tracker, refusal)
             raise
         entry = Entry(root, Place(root.run, span), "span", name)
         self._tracker.add(run_id, entry)
         return entry
+
+    def _admitted(self, kind: str, name: str, entry: Entry, fields: dict[str, Any]) -> Span:
+        run, node = entry.root.run, entry.place.span
+        if kind != "tool":
+            return run.start(kind, name, parent=node, **fields)
+        call = {"id": fields.get("call_id"), "name": name, "arguments": fields.get("input")}
+        try:
+            return run.start(kind, name, parent=node, native=native_answer(entry, call), **fields)
+        except ToldError as told:
+            entry.root.started_calls.add(call["id"] or "")  # it is answered for
+            raise denied(told, name) from told.denial
 
     def _start_alone(
         self,
@@ -186,12 +208,11 @@ class Recording:
             if root.run.outermost and (gap := self._why_alone(kind, name, parent_run_id)):
                 root.run.gap(gap)
                 self._tracker.warn(gap)
-            span = root.run.start(kind, name, parent=entry.place.span, **fields)
-        except BaseException as stop:  # nobody tells the end of a call that never started
+            span = self._admitted(kind, name, entry, fields)
+        except BaseException as refusal:  # nobody tells the end of a call that never started
             self._tracker.close(root)
-            root.run.close(stop)
-            if isinstance(stop, RunStoppedError):
-                end_elsewhere(run_id, self._tracker, stop)
+            root.run.close(refusal)
+            end_elsewhere(run_id, self._tracker, refusal)
             raise
         entry.place, entry.inputs = Place(root.run, span), None
         return entry
@@ -204,10 +225,10 @@ class Recording:
         around = foreign and any(entry.role == "run" for entry in list(self._tracker.entries.values()))
         return LOST.format(name) if around else None
 
-    def start_unread(self, kind: str, run_id: UUID, parent_run_id: UUID | None) -> None:
+    def start_unread(self, kind: str, run_id: UUID, parent_run_id: UUID | None, name: str | None) -> None:
         """Something starts that could not be read."""
         if kind != "chain":
-            self.start_call(kind, _UNREAD, run_id, parent_run_id, None, None, {})
+            self.start_call(kind, name or _UNREAD, run_id, parent_run_id, None, None, {})
         elif run_id not in self._tracker.entries:
             parent = self._tracker.parent(parent_run_id)
             if parent is None:

@@ -11,6 +11,7 @@ import threading
 import warnings
 import weakref
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import UUID
@@ -61,6 +62,10 @@ class Entry:
     name: str = ""
     inputs: Any = None
     pieces: list[str] = field(default_factory=list[str])
+    calls: Sequence[Mapping[str, Any]] = ()
+    """What a node of tools is about to run."""
+    answers: dict[str | None, Any] | None = None
+    """What a person said about these calls, by id; None before anybody was asked."""
 
 
 class Tomb:
