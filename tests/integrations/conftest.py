@@ -2,11 +2,11 @@
 
 import pytest
 
-EVERYDAY = ("invoke", "ainvoke")
+EVERYDAY = ("invoke", "ainvoke", "sync")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test in every mode of calling is in two of them an everyday test."""
+    """A test in every mode of calling is an everyday test in the first of them."""
     for item in items:
         params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         if isinstance(mode := params.get("mode"), str) and mode not in EVERYDAY:
