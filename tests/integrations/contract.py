@@ -341,11 +341,12 @@ class Contract:
         assert "It breaks first." in answer
 
     def test_the_frameworks_own_errors_pass_unchanged(self, serve, mode):
+        agent = self.agent(serve([error(400, "no such thing")], repeat_last=True), [])
         pin = Guard(Budget(llm_calls=9))
         raised = []
         for guard in (None, pin):
             with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever it is without a guard
-                self.agent(serve([error(400, "no such thing")], repeat_last=True), []).ask(mode, QUESTION, guard=guard)
+                agent.ask(mode, QUESTION, guard=guard)
             raised.append((type(caught.value).__name__, str(caught.value)))
 
         bare, guarded = raised
@@ -450,12 +451,11 @@ class Contract:
     # --- nothing stays --------------------------------------------------------------------------------------------
 
     def test_no_thread_of_ours_stays(self, serve, mode):
-        agent = self.agent(serve(conversation), [Tool("search"), Tool("note")])
-        agent.ask(mode, QUESTION)
         before = set(threading.enumerate())
+        server = serve(conversation)
 
-        agent.ask(mode, QUESTION, guard=Guard(LoopBreaker()))
+        self.agent(server, [Tool("search"), Tool("note")]).ask(mode, QUESTION, guard=Guard(LoopBreaker()))
+        server.close()
 
-        assert [
-            thread.name for thread in set(threading.enumerate()) - before if "shearpin" in thread.name.lower()
-        ] == []
+        new = {thread.name for thread in set(threading.enumerate()) - before}
+        assert {name for name in new if "shearpin" in name.lower()} == set()
