@@ -8,14 +8,17 @@ may have ``install_everywhere(guard)``.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, TypeVar
 
+from shearpin.errors import EnforcementGapWarning
 from shearpin.guards import Guard
+from shearpin.importing import when_imported
 from shearpin.rules.protocol import Rule
 from shearpin.runs.wrapping import name_of, wrap
 
@@ -56,7 +59,7 @@ def attach(agent: Agent, *rules: Rule | Guard, service: str | None = None, **ide
 
 
 def install(pin: Guard) -> None:
-    """Put every framework of this environment under `pin`, for the life of the process, with no code changed.
+    """Put every framework under `pin`, imported by now or later, for the life of the process, with no code changed.
 
     It reaches calls that no handler was passed to. What a thread calls that the program started itself is reached too,
     but as runs of their own, each with its own budget: nothing ties such a thread to the run that started it unless
@@ -68,10 +71,16 @@ def install(pin: Guard) -> None:
     if not isinstance(given, Guard):
         raise TypeError(f"install takes a guard: install(Guard(Budget(usd=0.50))), not {given!r}")
     for entry in entry_points(group=GROUP):
-        if find_spec(entry.name) is not None:
-            integration = import_module(f"{entry.value}.attaching")
-            if hasattr(integration, "install_everywhere"):
-                integration.install_everywhere(pin)
+        when_imported(entry.name, partial(_install, entry.name, entry.value, pin))
+
+
+def _install(framework: str, package: str, pin: Guard) -> None:
+    try:
+        integration = import_module(f"{package}.attaching")
+        if hasattr(integration, "install_everywhere"):
+            integration.install_everywhere(pin)
+    except ImportError as error:  # not in the middle of the user's own import
+        warnings.warn(f"{framework} is not under guard: {error}", EnforcementGapWarning, stacklevel=2)
 
 
 def _integrations_for(agent: object) -> Iterator[ModuleType]:

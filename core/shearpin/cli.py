@@ -174,8 +174,24 @@ def _demo(arguments: Namespace) -> int:
     return code
 
 
+# --- run -----------------------------------------------------------------------------------------------
+
+
+def _run_arguments(parser: ArgumentParser) -> None:
+    from shearpin.launching.launch import declare
+
+    declare(parser)
+
+
+def _run(arguments: Namespace) -> int:
+    from shearpin.launching.launch import launch
+
+    return launch(arguments)
+
+
 COMMANDS: tuple[Command, ...] = (
     Command("demo", "Run a guarded agent into its limit and show the trace.", _demo_arguments, _demo),
+    Command("run", "Run an unchanged script or command with its agents under a guard.", _run_arguments, _run),
     Command(
         "show",
         "Print a run, by default the newest, as a tree with tokens and dollars.",
