@@ -10,7 +10,7 @@ from shearpin.errors import register_pass_through
 from shearpin.runs.run import Run
 from shearpin.runs.steps import HOOK
 from shearpin.runs.trouble import raise_if_meant
-from shearpin.trace.ambient import Place, place_of, register_locator
+from shearpin.trace.ambient import Place, announce, place_of, register_locator
 from shearpin.trace.exporting import Exporter
 from shearpin.trace.lines import TraceLines
 from shearpin.trace.plain import is_dict, is_list, plain, register_plain
@@ -25,6 +25,7 @@ __all__ = [
     "Reply",
     "Run",
     "TraceLines",
+    "announce",
     "is_dict",
     "is_list",
     "parse_arguments",

@@ -35,7 +35,7 @@ def _read(response: object) -> Reply:
         return _langchain(response)
     if isinstance(field_of(response, "content"), list):
         return _anthropic(response)
-    return Reply(usage=read_usage(field_of(response, "usage")))
+    return Reply(response_model=field_of(response, "model"), usage=read_usage(field_of(response, "usage")))
 
 
 def _openai_chat(response: object) -> Reply:
@@ -43,8 +43,8 @@ def _openai_chat(response: object) -> Reply:
     message: Any = field_of(choice, "message") or {}
     calls = field_of(message, "tool_calls") or ()
     return Reply(
-        text=_text(field_of(message, "content", "refusal")),
-        tool_calls=[_called(call, "id", field_of(call, "function", "custom")) for call in calls],
+        text=_text(field_of(message, "content", "refusal") or field_of(choice, "text")),
+        tool_calls=[read_call(call, "id", field_of(call, "function", "custom")) for call in calls],
         reasoning=field_of(message, "reasoning_content", "reasoning"),
         finish_reason=field_of(choice, "finish_reason"),
         response_id=field_of(response, "id"),
@@ -59,7 +59,7 @@ def _openai_responses(response: object) -> Reply:
     thought = [_thought(item) for item in items if field_of(item, "type") == "reasoning"]
     return Reply(
         text="".join(filter(None, said)) or None,
-        tool_calls=[_called(item, "call_id", item) for item in items if _is_call(item)],
+        tool_calls=[read_call(item, "call_id", item) for item in items if _is_call(item)],
         reasoning="\n\n".join(filter(None, thought)) or None,
         finish_reason=_finish(response),
         response_id=field_of(response, "id"),
@@ -124,7 +124,7 @@ def _tool_calls(calls: Iterable[object], arguments: str) -> list[dict[str, Any]]
     return [{"id": field_of(c, "id"), "name": field_of(c, "name"), "arguments": field_of(c, arguments)} for c in calls]
 
 
-def _called(call: object, id_name: str, asked: object) -> dict[str, Any]:
+def read_call(call: object, id_name: str, asked: object) -> dict[str, Any]:
     """A call: a function has arguments, a custom tool an input, a hand on a computer an action or an operation."""
     name = field_of(asked, "name") or str(field_of(asked, "type")).removesuffix("_call")
     arguments = parse_arguments(field_of(asked, "arguments", "input", "action", "operation"))
