@@ -222,9 +222,9 @@ class Guard:
     def _warn_of_lost_context(self) -> None:
         if self._live:
             warnings.warn(
-                "a decorated function or a wrapped client was called outside of the guard's live runs and is counted in "
-                "a run of its own; if it belongs to one, start its thread with contextvars.copy_context().run, or hand "
-                "it the run",
+                "a decorated function or a wrapped client was called outside of the guard's live runs and is counted "
+                "in a run of its own; if it belongs to one, start its thread with contextvars.copy_context().run, or "
+                "hand it the run",
                 EnforcementGapWarning,
                 stacklevel=6,
             )

@@ -41,16 +41,17 @@ def wrap_client(client: Client, guard: object, here: Callable[[], Run]) -> Clien
             f"AsyncAzureOpenAI; not {client!r}"
         )
     gate = Gate(client, guard, here)
-    wrapped: Any = copy.copy(client)
-    parts: dict[str, Any] = wrapped.__dict__
+    gated: Any = copy.copy(client)
+    parts: dict[str, Any] = gated.__dict__
     for name, part in list(parts.items()):
-        if getattr(part, "__dict__", {}).get("_client") is client:
+        if isinstance(part, _Unseen) or getattr(part, "__dict__", {}).get("_client") is client:
             del parts[name]
-    wrapped.request = gate.arequest if inspect.iscoroutinefunction(gate.request_of_client) else gate.request
-    wrapped.copy = wrapped.with_options = gate.copy
+    gated.request = gate.arequest if inspect.iscoroutinefunction(gate.request_of_client) else gate.request
+    gated.copy = gated.with_options = gate.copy
+    wrapped = copy.copy(gated)
     for name in _SOCKETS:
         if hasattr(type(client), name):
-            setattr(wrapped, name, _Unseen(client, name, gate.say_unseen))
+            setattr(wrapped, name, _Unseen(gated, name, gate.say_unseen))
     return wrapped  # type: ignore[no-any-return]
 
 
