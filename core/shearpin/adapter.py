@@ -11,7 +11,7 @@ from shearpin.rules.approval import ApprovalRequest
 from shearpin.runs.run import Run
 from shearpin.runs.steps import HOOK
 from shearpin.runs.trouble import raise_if_meant
-from shearpin.trace.ambient import Place, place_of, register_locator
+from shearpin.trace.ambient import Place, announce, place_of, register_locator
 from shearpin.trace.exporting import Exporter
 from shearpin.trace.lines import TraceLines
 from shearpin.trace.plain import is_dict, is_list, plain, register_plain
@@ -28,6 +28,7 @@ __all__ = [
     "Run",
     "ToldError",
     "TraceLines",
+    "announce",
     "is_dict",
     "is_list",
     "parse_arguments",

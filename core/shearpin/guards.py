@@ -17,6 +17,7 @@ from shearpin.rules.prices import PriceBook
 from shearpin.rules.protocol import Rule
 from shearpin.runs import given
 from shearpin.runs.calls import LLMCall
+from shearpin.runs.clients import Client, wrap_client
 from shearpin.runs.run import Run
 from shearpin.runs.settings import Settings
 from shearpin.runs.tree import Tree
@@ -140,11 +141,18 @@ class Guard:
             name = model or name_of(decorated)
 
             def call(arguments: Mapping[str, Any]) -> LLMCall:
-                return self._here().llm(provider=provider, **_asked(arguments, name))
+                return self._here().llm(provider=provider, **given.asked(arguments, name))
 
             return wrap(decorated, call)
 
         return decorate if function is None else decorate(function)
+
+    def wrap(self, client: Client) -> Client:
+        """A copy of an OpenAI client, sync or async, whose model calls are gated and recorded; the original is not.
+
+        They belong to the run around them, or to the ambient one. Raises TypeError for anything but such a client.
+        """
+        return wrap_client(client, self, self._here)
 
     def close(self) -> None:
         """End the ambient run. Raises its stop if it was stopped and nobody saw it."""
@@ -214,8 +222,9 @@ class Guard:
     def _warn_of_lost_context(self) -> None:
         if self._live:
             warnings.warn(
-                "a decorated function was called outside of the guard's live runs and is counted in a run of its own; "
-                "if it belongs to one, start its thread with contextvars.copy_context().run, or hand it the run",
+                "a decorated function or a wrapped client was called outside of the guard's live runs and is counted "
+                "in a run of its own; if it belongs to one, start its thread with contextvars.copy_context().run, or "
+                "hand it the run",
                 EnforcementGapWarning,
                 stacklevel=6,
             )
@@ -243,20 +252,6 @@ def _checked(exporters: Sequence[Exporter]) -> tuple[Exporter, ...]:
             lacks = f"it lacks {', '.join(missing)}" if missing else "it is a class, not an object"
             raise TypeError(f"Guard(exporters=[...]): {exporter!r} is no exporter, {lacks}")
     return found
-
-
-def _asked(arguments: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """What a decorated function asks its model; an argument that means something else by its name is passed over."""
-    named, tools = arguments.get("model"), arguments.get("tools")
-    limit = None
-    with suppress(TypeError):
-        limit = given.token_limit(arguments.get("max_tokens"))
-    return {
-        "model": named if named and isinstance(named, str) else model,
-        "messages": given.messages(arguments.get("messages")) or given.messages(arguments.get("prompt")),
-        "max_tokens": limit,
-        "tools": tools if isinstance(tools, list | tuple) else (),
-    }
 
 
 def _close_quietly(reference: weakref.ref[Guard]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, assert_type
 
 from langchain_core.runnables import Runnable
+from openai import AsyncAzureOpenAI, OpenAI
 
 from shearpin import (
     Budget,
@@ -115,6 +116,11 @@ def frameworks(graph: Runnable[Any, Any], builder: Any) -> None:
     assert_type(guarded_node(answer, pin)("x"), int)
     hook_nodes(builder, pin)
     install(pin)
+
+
+def a_wrapped_client_keeps_its_type(client: AsyncAzureOpenAI) -> None:
+    assert_type(pin.wrap(OpenAI()), OpenAI)
+    assert_type(pin.wrap(client), AsyncAzureOpenAI)
 
 
 def testing_tools() -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 from shearpin.trace.usage import LARGEST
@@ -62,3 +63,17 @@ def messages(prompt: Sequence[Any] | str | None) -> Sequence[Any]:
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
     return prompt if isinstance(prompt, Sequence) else [prompt]
+
+
+def asked(arguments: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """What a decorated function asks its model; an argument that means something else by its name is passed over."""
+    named, tools = arguments.get("model"), arguments.get("tools")
+    limit = None
+    with suppress(TypeError):
+        limit = token_limit(arguments.get("max_tokens"))
+    return {
+        "model": named if named and isinstance(named, str) else model,
+        "messages": messages(arguments.get("messages")) or messages(arguments.get("prompt")),
+        "max_tokens": limit,
+        "tools": tools if isinstance(tools, list | tuple) else (),
+    }

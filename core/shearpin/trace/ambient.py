@@ -8,6 +8,7 @@ framework's context. Where both know a place, the one that started later is the 
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -72,3 +73,45 @@ class Here:
             _place.reset(self._token)
         except ValueError:  # a generator finalised in another context: that one holds nothing of ours
             return
+
+
+class _Announced:
+    """A model call that a framework has told us of and is about to make."""
+
+    __slots__ = ("_claimed", "_run", "_span_id")
+
+    def __init__(self, run: object, span_id: str) -> None:
+        # Weakly: what is left in a context may outlive the run by far.
+        self._run, self._span_id, self._claimed = weakref.ref(run), span_id, False
+
+    @property
+    def waits(self) -> bool:
+        """Is the request of this call still to come? Once something came out of it, it has been made."""
+        run: Any = self._run()
+        span = None if run is None or self._claimed else run.tree.journal.open.get(self._span_id)
+        return span is not None and span.time_to_first_token_ns is None
+
+    def claim(self, guard: object) -> bool:
+        run: Any = self._run()
+        if run is None or run.guard is not guard or not self.waits:
+            return False
+        self._claimed = True
+        return True
+
+
+_announced: ContextVar[tuple[_Announced, ...]] = ContextVar("shearpin_announced", default=())
+
+
+def announce(run: object, span: Span) -> None:
+    """The code that runs on here is a framework's and makes the model call `span`, which is counted.
+
+    A wrapped client that then sends one request for it does not count that again. No place: between the pieces of a
+    stream, this context is the consumer's.
+    """
+    waiting = (call for call in _announced.get() if call.waits)
+    _announced.set((*waiting, _Announced(run, span.span_id)))
+
+
+def claim(guard: object) -> bool:
+    """Is the request that is to be sent here that of an announced call? Every such call has one."""
+    return any(call.claim(guard) for call in reversed(_announced.get()))

@@ -19,7 +19,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
-from shearpin.adapter import is_dict, raise_if_meant
+from shearpin.adapter import announce, is_dict, raise_if_meant
 from shearpin_integrations.langchain.carrying import carry_in
 from shearpin_integrations.langchain.reading import (
     called,
@@ -248,7 +248,9 @@ class ShearpinCallbackHandler(Recording, GraphHandler):
         kwargs: Mapping[str, Any],
     ) -> None:
         fields = model_call(serialized, messages, metadata, kwargs)
-        self.start_call("llm", fields["request_model"], run_id, parent_run_id, tags, metadata, fields)
+        entry = self.start_call("llm", fields["request_model"], run_id, parent_run_id, tags, metadata, fields)
+        if entry is not None:  # inline, so this is the context in which LangChain's model now calls its client
+            announce(entry.root.run, entry.place.span)
 
 
 def _is_step(tags: Sequence[str] | None) -> bool:
