@@ -16,6 +16,7 @@ from shearpin import (
     LoopDetectedError,
     RunStoppedError,
     Span,
+    ToolPolicy,
     Trace,
     Usage,
     attach,
@@ -33,6 +34,12 @@ exporter: Exporter = JSONLinesExporter("runs.jsonl")
 pin = Guard(
     Budget(usd=0.5, steps=25, warn_at=0.5, unknown_price={"input": 1, "output": 2}),
     LoopBreaker(),
+    ToolPolicy(
+        deny=["delete_*", lambda call: call.tool == "pay" and call.arguments["amount"] > 100],
+        ask="refund",
+        approver=lambda request: (request.tool == "refund", "fine"),
+        on_deny="tell",
+    ),
     exporters=[exporter],
     prices={"my-model": {"input": 2.5, "output": 10.0}},
     mode="observe",
