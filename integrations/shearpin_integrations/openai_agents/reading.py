@@ -1,0 +1,204 @@
+"""The SDK's objects in the trace's words: what is sent to a model, what it answers, who a run belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from agents import Agent, FunctionTool, Handoff, ModelResponse, RunConfig, Tool
+from agents.models import get_default_model
+from agents.tool_context import ToolContext
+from agents.tracing import get_current_span
+
+from shearpin.adapter import Reply, is_dict, is_list, parse_arguments, plain, read_usage
+
+_IDENTITY = ("user_id", "tenant", "team", "organization", "task_type", "version", "env")
+_NO_NAME = RunConfig.workflow_name
+_PROVIDERS = {"OpenAIChatCompletionsModel": "openai", "OpenAIResponsesModel": "openai", "OpenAIResponsesWSModel": "openai"}
+
+
+def part(item: object, name: str, default: Any = None) -> Any:
+    """A field of one of the provider's items, which come as objects and as dicts."""
+    return item.get(name, default) if is_dict(item) else getattr(item, name, default)
+
+
+# --- who ----------------------------------------------------------------------------------------------------------
+
+
+def config_of(given: object) -> RunConfig:
+    """The run's configuration; what is none is the runner's to complain of."""
+    if isinstance(given, RunConfig):
+        return given
+    try:
+        return RunConfig(**given) if is_dict(given) else RunConfig()
+    except TypeError:
+        return RunConfig()
+
+
+def workflow_of(config: RunConfig) -> str | None:
+    """What the user calls the workflow, if it is called anything."""
+    return None if config.workflow_name == _NO_NAME else config.workflow_name
+
+
+def identity_of(config: RunConfig, session: object, conversation_id: str | None) -> dict[str, Any]:
+    """Who a run belongs to, from the metadata of its trace; the rest of it is the user's own."""
+    facts: Mapping[str, Any] = config.trace_metadata or {}
+    belongs = facts.get("session_id") or config.group_id or conversation_id or getattr(session, "session_id", None)
+    given = {key: facts.get(key) for key in _IDENTITY}
+    own = {key: value for key, value in facts.items() if key not in (*given, "session_id", "tags")}
+    return {"session_id": belongs, "tags": facts.get("tags") or (), "metadata": own, **given}
+
+
+# --- model calls --------------------------------------------------------------------------------------------------
+
+
+def model_call(
+    agent: Agent[Any], config: RunConfig, system_prompt: str | None, items: Sequence[Any]
+) -> dict[str, Any]:
+    """What is known of a model call before it is made, as a span's fields."""
+    chosen = config.model if config.model is not None else agent.model
+    settings = agent.model_settings.resolve(config.model_settings)
+    extra: Mapping[str, Any] = settings.extra_args or {}
+    name = model_name(chosen)
+    return {
+        "messages": messages_of(system_prompt, items),
+        "tools": offered(agent),
+        "request_model": name,
+        "provider": provider_of(chosen, config),
+        "temperature": settings.temperature,
+        "max_tokens": settings.max_tokens,
+        "seed": extra.get("seed"),
+    }
+
+
+def model_name(chosen: object) -> str:
+    """The model asked for: by its name, by an object, or by the SDK's default."""
+    if chosen is None:
+        return get_default_model()
+    named: object = chosen if isinstance(chosen, str) else getattr(chosen, "model", None)
+    return str(named or type(chosen).__name__)
+
+
+def provider_of(chosen: object, config: RunConfig) -> str | None:
+    """Who serves a model, as far as its class or the prefix of its name tells."""
+    if chosen is None or isinstance(chosen, str):
+        prefix, slash, _ = (chosen or "").removeprefix("litellm/").removeprefix("any-llm/").partition("/")
+        own = type(config.model_provider).__module__.startswith("agents.models.")
+        return prefix if slash else "openai" if own else None
+    for base in type(chosen).__mro__:
+        if base.__name__ in _PROVIDERS and base.__module__.startswith("agents."):
+            return _PROVIDERS[base.__name__]
+    prefix, slash, _ = str(getattr(chosen, "model", "")).partition("/")
+    return prefix if slash else None
+
+
+def offered(agent: Agent[Any]) -> list[dict[str, Any]]:
+    """The tools and hand-offs that an agent has of its own; those of MCP servers would have to be asked for."""
+    tools = [_tool(tool) for tool in agent.tools if getattr(tool, "is_enabled", True) is not False]
+    return tools + [_handoff(taker) for taker in agent.handoffs]
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    if not isinstance(tool, FunctionTool):
+        return {"type": tool.name}
+    return _function(tool.name, tool.description, tool.params_json_schema)
+
+
+def _handoff(taker: Agent[Any] | Handoff[Any, Any]) -> dict[str, Any]:
+    if isinstance(taker, Handoff):
+        return _function(taker.tool_name, taker.tool_description, taker.input_json_schema)
+    return _function(Handoff.default_tool_name(taker), Handoff.default_tool_description(taker), {})
+
+
+def _function(name: str, description: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": plain(schema)}}
+
+
+# --- messages -----------------------------------------------------------------------------------------------------
+
+
+def messages_of(system_prompt: str | None, items: Iterable[Any]) -> list[dict[str, Any]]:
+    """A prompt as every framework's prompts are recorded."""
+    messages: list[dict[str, Any]] = []
+    if system_prompt:
+        messages.append({"role": "system", "content": system_prompt})
+    for item in items:
+        _add(messages, item)
+    return messages
+
+
+def _add(messages: list[dict[str, Any]], item: Any) -> None:
+    kind, role = part(item, "type"), part(item, "role")
+    if kind == "function_call":
+        call = _call(item)
+        last = messages[-1] if messages else {}
+        if last.get("role") == "assistant":  # what a model says at once is one message
+            last.setdefault("tool_calls", []).append(call)
+        else:
+            messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
+    elif kind == "function_call_output":
+        messages.append({"role": "tool", "content": text_of(part(item, "output")), "tool_call_id": part(item, "call_id")})
+    elif role is not None:
+        messages.append({"role": role, "content": text_of(part(item, "content"))})
+    else:
+        messages.append({"role": "assistant", "content": plain(item)})
+
+
+def text_of(content: object) -> Any:
+    """The text of a content that is nothing but text, else its parts."""
+    if not is_list(content) or not content:
+        return plain(content)
+    texts = [part(piece, "text") for piece in content]
+    return "".join(texts) if all(isinstance(text, str) for text in texts) else plain(content)
+
+
+def _call(item: Any) -> dict[str, Any]:
+    return {"id": part(item, "call_id"), "name": part(item, "name"), "arguments": parse_arguments(part(item, "arguments"))}
+
+
+# --- replies ------------------------------------------------------------------------------------------------------
+
+
+def read_response(response: ModelResponse) -> Reply:
+    """What a model answered. The SDK keeps neither the model that answered nor why it ended."""
+    kinds: dict[str, list[Any]] = {}
+    for item in response.output:
+        kinds.setdefault(str(part(item, "type")), []).append(item)
+    texts = [text_of(part(message, "content")) for message in kinds.get("message", ())]
+    return Reply(
+        text="".join(text for text in texts if isinstance(text, str)) or None,
+        tool_calls=[_call(call) for call in kinds.get("function_call", ())],
+        reasoning=_reasoning(kinds.get("reasoning", ())),
+        response_id=None if response.response_id == "__fake_id__" else response.response_id,
+        usage=read_usage(response.usage),
+    )
+
+
+def _reasoning(items: Iterable[Any]) -> str | None:
+    pieces = [piece for item in items for piece in (part(item, "summary") or part(item, "content") or ())]
+    return "".join(str(part(piece, "text") or "") for piece in pieces) or None
+
+
+# --- tools --------------------------------------------------------------------------------------------------------
+
+
+def tool_call(context: object, tool: Tool) -> dict[str, Any]:
+    """What a local tool is called with, as a span's fields."""
+    if isinstance(context, ToolContext):
+        return {"input": parse_arguments(context.tool_arguments), "call_id": context.tool_call_id}
+    return {}
+
+
+def tool_failed() -> bool:
+    """Did the tool whose end is told raise? The SDK made a text of that; its own trace knows, if it is on."""
+    span = get_current_span()
+    return span is not None and span.error is not None
+
+
+_LOCAL = ("function_call", "computer_call", "local_shell_call", "shell_call", "apply_patch_call", "custom_tool_call")
+
+
+def hosted_calls(response: ModelResponse) -> list[Any]:
+    """The tool calls in an answer that the provider has made itself."""
+    kinds = [(str(part(item, "type")), item) for item in response.output]
+    return [item for kind, item in kinds if kind.endswith("_call") and kind not in _LOCAL]

@@ -1,0 +1,166 @@
+"""The SDK's default runner with ours around it: it opens a run for each call, and closes it however the call ends.
+
+The SDK has no hook for the end of a run that failed, nor for the runs that tools start. `set_default_agent_runner` is
+what it has for both; it is exported, and called experimental. Where another runner takes the place of ours, the hooks
+go on without it (`strays`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Generator, Iterator, Sequence
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+from agents import Agent, RunHooks, RunResult, RunResultStreaming
+from agents.lifecycle import RunHooksBase
+from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_runner
+
+from shearpin import Guard, RunStoppedError
+from shearpin_integrations.openai_agents.calls import Asked, Call
+from shearpin_integrations.openai_agents.hooks import Relay, ShearpinRunHooks
+from shearpin_integrations.openai_agents.places import here, slots
+from shearpin_integrations.openai_agents.reading import config_of
+
+_here: ContextVar[tuple[Guard, ...]] = ContextVar("shearpin_installed", default=())
+_everywhere: list[Guard] = []
+
+
+class PassThroughRunner(AgentRunner):
+    """Calls the runner that was there before; inert for a call without a guard."""
+
+    def __init__(self, inner: AgentRunner) -> None:
+        self.inner = inner
+
+    async def run(self, starting_agent: Agent[Any], input: Any, **kwargs: Any) -> RunResult:  # noqa: A002 - its name
+        call = _begin(starting_agent, input, kwargs)
+        if call is None:
+            return await self.inner.run(starting_agent, input, **kwargs)
+        with _closing(call):
+            result = await self.inner.run(starting_agent, input, **kwargs)
+        return _ended(call, result)
+
+    def run_sync(self, starting_agent: Agent[Any], input: Any, **kwargs: Any) -> RunResult:  # noqa: A002 - its name
+        call = _begin(starting_agent, input, kwargs)
+        if call is None:
+            return self.inner.run_sync(starting_agent, input, **kwargs)
+        with _closing(call):
+            result = self.inner.run_sync(starting_agent, input, **kwargs)
+        return _ended(call, result)
+
+    def run_streamed(
+        self,
+        starting_agent: Agent[Any],
+        input: Any,  # noqa: A002 - its name
+        **kwargs: Any,
+    ) -> RunResultStreaming:
+        call = _begin(starting_agent, input, kwargs)
+        if call is None:
+            return self.inner.run_streamed(starting_agent, input, **kwargs)
+        with _closing(call):
+            result = self.inner.run_streamed(starting_agent, input, **kwargs)
+        task = result.run_loop_task
+        if task is not None:  # told before anybody who awaits it, as the stream's consumer does at its end
+            task.add_done_callback(partial(_stream_ended, call, result))
+        return result
+
+
+@contextlib.contextmanager
+def installed(guard: Guard) -> Generator[None]:
+    """Until the block ends, enforce `guard` on every run: ``with installed(pin): await Runner.run(agent, q)``.
+
+    Code that runs elsewhere at the same time is not concerned, nor are threads that do not share this context.
+    """
+    given: object = guard
+    if not isinstance(given, Guard):
+        raise TypeError(f"installed takes a guard: installed(Guard(Budget(usd=0.50))), not {given!r}")
+    take_place()
+    token = _here.set((*_here.get(), guard))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # closed in another context, which holds nothing of ours
+            _here.reset(token)
+
+
+def install_everywhere(guard: Guard) -> None:
+    """Enforce `guard` on every run of this process, for its life."""
+    take_place()
+    if guard not in _everywhere:
+        _everywhere.append(guard)
+
+
+def take_place() -> None:
+    """Put our runner around the default one, unless it is there."""
+    runner = get_default_agent_runner()
+    if not isinstance(runner, PassThroughRunner):
+        set_default_agent_runner(PassThroughRunner(runner))
+
+
+# --- a call of the runner -----------------------------------------------------------------------------------------
+
+
+def _begin(agent: Any, given: Any, kwargs: dict[str, Any]) -> Call | None:
+    """The call that begins, with the hooks in `kwargs` replaced by ours; None where there is nothing to watch."""
+    hooks = kwargs.get("hooks")
+    if not isinstance(hooks, RunHooksBase | None):
+        return None  # the runner will say what it thinks of that
+    own, wrap = _unwrapped(hooks)
+    guards = list(dict.fromkeys([*own, *_here.get(), *_everywhere, *_around()]))
+    if not guards and wrap is None:
+        return None
+    config = config_of(kwargs.get("run_config"))
+    call = Call(Asked(agent, given, config, kwargs.get("session"), kwargs.get("conversation_id")))
+    if guards:
+        with call.opening():
+            kwargs["hooks"] = Relay(call, guards, wrap)
+    return call
+
+
+def _unwrapped(hooks: Any) -> tuple[list[Guard], RunHooks[Any] | None]:
+    guards: list[Guard] = []
+    while type(hooks) is ShearpinRunHooks:
+        guards.append(hooks.guard)
+        hooks = hooks.wrap
+    return guards, hooks
+
+
+def _around() -> Iterator[Guard]:
+    """The guards of the calls that this one is made in."""
+    for slot in slots():
+        yield from slot.call.watched
+
+
+@contextlib.contextmanager
+def _closing(call: Call) -> Generator[None]:
+    """Around the runner's own work: what it raises ends the call."""
+    token = here.set(call.slot)
+    try:
+        yield
+    except BaseException as error:
+        call.failed(error, _items(getattr(error, "run_data", None)))
+        raise
+    finally:
+        with contextlib.suppress(ValueError):
+            here.reset(token)
+
+
+def _ended(call: Call, result: RunResult) -> RunResult:
+    call.answered(result.final_output, result.new_items, paused=bool(result.interruptions))
+    return result
+
+
+def _stream_ended(call: Call, result: RunResultStreaming, task: asyncio.Task[Any]) -> None:
+    """The stream's own task is over; its consumer is told of errors by the SDK."""
+    error: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()
+    with contextlib.suppress(RunStoppedError):  # the hooks have raised it in the task
+        if error is None:
+            call.answered(result.final_output, result.new_items, paused=bool(result.interruptions))
+        else:
+            call.failed(error, result.new_items)
+
+
+def _items(data: Any) -> Sequence[Any] | None:
+    return None if data is None else data.new_items
