@@ -9,13 +9,14 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agents import Agent, ModelResponse, RunConfig, Tool
+from agents import Agent, ModelResponse, RunConfig, RunContextWrapper, RunState, Tool
 from agents.tool_context import ToolContext
 
-from shearpin import EnforcementGapWarning, Guard, RunStoppedError
+from shearpin import EnforcementGapWarning, Guard, RunStoppedError, Span
 from shearpin.adapter import Place, Reply, is_dict, raise_if_meant
-from shearpin_integrations.openai_agents import reading
+from shearpin_integrations.openai_agents import guardrails, reading, resuming
 from shearpin_integrations.openai_agents.places import Slot, here, slots
+from shearpin_integrations.openai_agents.streams import Heard
 from shearpin_integrations.openai_agents.watching import Watched
 
 
@@ -48,7 +49,10 @@ class Call:
         """The SDK's own object that counts this run, and no other one at the same time."""
         self.gap: str | None = None
         """What cannot be enforced in it."""
+        self.heard = Heard()
         self._idle: asyncio.Event | None = None
+        self._spent: Any = None
+        self._known: set[int] = set()
 
     # --- opening and closing --------------------------------------------------------------------------------------
 
@@ -62,18 +66,23 @@ class Call:
         return watched
 
     def _open(self, guard: Guard) -> Watched:
-        asked = self.asked
-        name = str(getattr(asked.agent, "name", None) or "run")
+        asked, inside = self.asked, False
         for slot in slots():
             if slot.call is not self and (around := slot.call.watched.get(guard)) is not None:
                 around.run.check()  # also if it has ended: this is an orphan of it
+                inside = not around.run.tree.ended
                 break
-        else:
+        name = str(getattr(asked.agent, "name", None) or "run")
+        if not inside:
             name = asked.service or reading.workflow_of(asked.config) or name
         told = reading.identity_of(asked.config, asked.session, asked.conversation_id)
-        identity = {key: value for key, value in told.items() if value} 
-        run = guard.run(name, input=asked.input, **{**asked.identity, **identity})
-        run.open()
+        identity = {key: value for key, value in told.items() if value}
+        run = guard.run(name, input=reading.question(asked.input), **{**asked.identity, **identity})
+        notes = resuming.noted_in(asked.input)
+        if isinstance(asked.input, RunState) and not inside:
+            resuming.open_again(run, guard, asked.input, notes, len(self.watched))
+        else:
+            run.open()
         if self.gap is not None:
             run.gap(self.gap)
             warn(guard, self.gap)
@@ -86,7 +95,7 @@ class Call:
             yield
         except RunStoppedError as stop:
             with contextlib.suppress(RunStoppedError):
-                self.failed(stop, None)
+                self.failed(stop)
             raise
 
     def places(self) -> list[Place]:
@@ -94,22 +103,52 @@ class Call:
         watched = list(self.watched.values())
         return [next(iter(w.tools.values())) if len(w.tools) == 1 else w.place for w in watched]
 
-    def answered(self, output: object, new_items: Sequence[Any], *, paused: bool) -> None:
+    def answered(self, result: Any) -> None:
         """The runner has a result. Raises a stop that was swallowed on the way."""
+        paused = bool(getattr(result, "interruptions", None))
+        output = result.final_output
         for watched in self.watched.values():
             watched.end_agent()
             watched.run.returned(output)
-            watched.run.reached(list(new_items))
-        self._close(None, "paused" if paused else None)
+            if watched.run.outermost:
+                watched.run.reached(list(result.new_items))
+            self._record(watched, result)
+        waiting = [watched for watched in self.watched.values() if paused and watched.run.outermost]
+        if waiting:
+            resuming.note(result, [watched.run for watched in waiting])
+        try:
+            self._close(None, "paused" if paused else None)
+        finally:
+            for watched in waiting:
+                if watched.run.stopped is None:
+                    resuming.keep(watched.run, watched.guard)
 
-    def failed(self, error: BaseException, new_items: Sequence[Any] | None) -> None:
-        """The runner raises `error`. Raises the stop instead, if there is one."""
+    def failed(self, error: BaseException, details: Any = None) -> None:
+        """The runner raises `error`, with `details` of its run. Raises the stop instead, if there is one."""
         for watched in self.watched.values():
             if watched.model is not None:
-                watched.run.fail(watched.model, error)
-            if new_items is not None and watched.run.outermost:
-                watched.run.reached(list(new_items))
+                self._break_off(watched, watched.model, error)
+            if details is not None and watched.run.outermost:
+                watched.run.reached(list(details.new_items))
+            self._record(watched, details, error)
         self._close(error, None)
+
+    def _break_off(self, watched: Watched, span: Span, error: BaseException) -> None:
+        """A model call is open, and the run fails: because of it, or of its answer, or of something beside it."""
+        spent = reading.usage_since(self._spent, self.usage)
+        if spent is not None:  # it was answered, and the answer was not to the SDK's liking
+            alone = self.slot.outer is None  # runs that tools start count together
+            watched.run.fail(span, error, reply=Reply(usage=spent if alone else None))
+        elif reading.beside_model(error):
+            watched.run.fail(span, asyncio.CancelledError())
+        else:
+            watched.run.fail(span, error, reply=self.heard.cut())
+
+    def _record(self, watched: Watched, *outcomes: Any) -> None:
+        results = {id(result): result for outcome in outcomes for result in guardrails.results_of(outcome)}
+        new = [result for key, result in results.items() if key not in self._known]
+        with contextlib.suppress(RunStoppedError):  # closing the run raises it
+            guardrails.record(watched.run, new)
 
     def abandoned(self) -> None:
         """Nobody will tell its end. May raise the stop."""
@@ -128,9 +167,15 @@ class Call:
     # --- what happens in it ---------------------------------------------------------------------------------------
 
     async def model_starts(
-        self, watched: Sequence[Watched], agent: Agent[Any], system_prompt: str | None, items: Sequence[Any]
+        self,
+        watched: Sequence[Watched],
+        context: RunContextWrapper[Any],
+        agent: Agent[Any],
+        system_prompt: str | None,
+        items: Sequence[Any],
     ) -> None:
         """A model is about to be called."""
+        self.heard, self.usage, self._spent = Heard(), context.usage, reading.spent(context.usage)
         try:
             fields = reading.model_call(agent, self.asked.config, system_prompt, items)
         except Exception as error:  # noqa: BLE001 - sorted out by the next line; the gate stays one
@@ -153,12 +198,21 @@ class Call:
         except Exception as error:  # noqa: BLE001 - as above; the call is charged at its estimate
             raise_if_meant(error, "reading of a reply")
             reply = Reply()
+        reply.finish_reason = reply.finish_reason or self.heard.finish_reason
+        reply.response_model = reply.response_model or self.heard.response_model
         self.reply = reply
         for one in watched:
             one.model_ends(reply)
         for item in reading.hosted_calls(response):
             for one in watched:
                 one.hosted(item)
+
+    def hear(self, event: Any) -> None:
+        """Something came out of a streaming model."""
+        if self.heard.hear(event):
+            for one in self.watched.values():
+                if one.model is not None:
+                    one.run.first_token(one.model)
 
     def tool_slot(self) -> Slot:
         """Where a tool's body will be, once it is let in."""
@@ -173,7 +227,7 @@ class Call:
         in the middle, and would leave threads running.
         """
         key = _key(context, tool)
-        fields = reading.tool_call(context, tool)
+        fields = reading.tool_call(context)
         let_in: list[Watched] = []
         try:
             for one in watched:

@@ -61,7 +61,7 @@ class Telling(RunHooks[Any]):
         input_items: list[TResponseInputItem],
     ) -> None:
         call, told = self.told(context)
-        await call.model_starts(told, agent, system_prompt, input_items)
+        await call.model_starts(told, context, agent, system_prompt, input_items)
         if self.wrap is not None:
             await self.wrap.on_llm_start(context, agent, system_prompt, input_items)
 
@@ -74,7 +74,9 @@ class Telling(RunHooks[Any]):
                 await self.wrap.on_llm_end(context, agent, response)
         check(told)
 
-    def on_tool_start(self, context: RunContextWrapper[Any], agent: Agent[Any], tool: Tool) -> Coroutine[Any, Any, None]:
+    def on_tool_start(
+        self, context: RunContextWrapper[Any], agent: Agent[Any], tool: Tool
+    ) -> Coroutine[Any, Any, None]:
         call, told = self.told(context)
         return self._tool_start(call, told, call.tool_slot(), context, agent, tool)  # see places.py
 
@@ -91,13 +93,11 @@ class Telling(RunHooks[Any]):
         if self.wrap is not None:
             await self.wrap.on_tool_start(context, agent, tool)
 
-    async def on_tool_end(
-        self, context: RunContextWrapper[Any], agent: Agent[Any], tool: Tool, result: object
-    ) -> None:
+    async def on_tool_end(self, context: RunContextWrapper[Any], agent: Agent[Any], tool: Tool, result: object) -> None:
         call, told = self.told(context)
         call.tool_ends(told, context, tool, result)
         if self.wrap is not None:
-            await self.wrap.on_tool_end(context, agent, tool, result)  # type: ignore[arg-type]
+            await self.wrap.on_tool_end(context, agent, tool, result)
         call.check_tools(told)
 
 

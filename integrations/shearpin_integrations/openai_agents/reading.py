@@ -5,16 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from agents import Agent, FunctionTool, Handoff, ModelResponse, RunConfig, Tool
+from agents import (
+    Agent,
+    FunctionTool,
+    Handoff,
+    InputGuardrailTripwireTriggered,
+    ModelResponse,
+    RunConfig,
+    RunState,
+    Tool,
+    Usage,
+)
 from agents.models import get_default_model
 from agents.tool_context import ToolContext
 from agents.tracing import get_current_span
 
+from shearpin import RunStoppedError
+from shearpin import Usage as OurUsage
 from shearpin.adapter import Reply, is_dict, is_list, parse_arguments, plain, read_usage
 
 _IDENTITY = ("user_id", "tenant", "team", "organization", "task_type", "version", "env")
 _NO_NAME = RunConfig.workflow_name
-_PROVIDERS = {"OpenAIChatCompletionsModel": "openai", "OpenAIResponsesModel": "openai", "OpenAIResponsesWSModel": "openai"}
+_PROVIDERS = {
+    "OpenAIChatCompletionsModel": "openai",
+    "OpenAIResponsesModel": "openai",
+    "OpenAIResponsesWSModel": "openai",
+}
 
 
 def part(item: object, name: str, default: Any = None) -> Any:
@@ -49,12 +65,15 @@ def identity_of(config: RunConfig, session: object, conversation_id: str | None)
     return {"session_id": belongs, "tags": facts.get("tags") or (), "metadata": own, **given}
 
 
+def question(given: object) -> object:
+    """What a run was asked; a state to go on with has its own record of that."""
+    return None if isinstance(given, RunState) else given
+
+
 # --- model calls --------------------------------------------------------------------------------------------------
 
 
-def model_call(
-    agent: Agent[Any], config: RunConfig, system_prompt: str | None, items: Sequence[Any]
-) -> dict[str, Any]:
+def model_call(agent: Agent[Any], config: RunConfig, system_prompt: str | None, items: Sequence[Any]) -> dict[str, Any]:
     """What is known of a model call before it is made, as a span's fields."""
     chosen = config.model if config.model is not None else agent.model
     settings = agent.model_settings.resolve(config.model_settings)
@@ -137,7 +156,9 @@ def _add(messages: list[dict[str, Any]], item: Any) -> None:
         else:
             messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
     elif kind == "function_call_output":
-        messages.append({"role": "tool", "content": text_of(part(item, "output")), "tool_call_id": part(item, "call_id")})
+        messages.append(
+            {"role": "tool", "content": text_of(part(item, "output")), "tool_call_id": part(item, "call_id")}
+        )
     elif role is not None:
         messages.append({"role": role, "content": text_of(part(item, "content"))})
     else:
@@ -153,7 +174,11 @@ def text_of(content: object) -> Any:
 
 
 def _call(item: Any) -> dict[str, Any]:
-    return {"id": part(item, "call_id"), "name": part(item, "name"), "arguments": parse_arguments(part(item, "arguments"))}
+    return {
+        "id": part(item, "call_id"),
+        "name": part(item, "name"),
+        "arguments": parse_arguments(part(item, "arguments")),
+    }
 
 
 # --- replies ------------------------------------------------------------------------------------------------------
@@ -169,9 +194,15 @@ def read_response(response: ModelResponse) -> Reply:
         text="".join(text for text in texts if isinstance(text, str)) or None,
         tool_calls=[_call(call) for call in kinds.get("function_call", ())],
         reasoning=_reasoning(kinds.get("reasoning", ())),
-        response_id=None if response.response_id == "__fake_id__" else response.response_id,
+        response_id=_response_id(response),
         usage=read_usage(response.usage),
     )
+
+
+def _response_id(response: ModelResponse) -> str | None:
+    """The provider's; of a chat completion the SDK keeps it with what was said."""
+    known = [response.response_id, *(part(part(item, "provider_data"), "response_id") for item in response.output)]
+    return next((str(one) for one in known if one not in (None, "__fake_id__")), None)
 
 
 def _reasoning(items: Iterable[Any]) -> str | None:
@@ -182,7 +213,7 @@ def _reasoning(items: Iterable[Any]) -> str | None:
 # --- tools --------------------------------------------------------------------------------------------------------
 
 
-def tool_call(context: object, tool: Tool) -> dict[str, Any]:
+def tool_call(context: object) -> dict[str, Any]:
     """What a local tool is called with, as a span's fields."""
     if isinstance(context, ToolContext):
         return {"input": parse_arguments(context.tool_arguments), "call_id": context.tool_call_id}
@@ -202,3 +233,34 @@ def hosted_calls(response: ModelResponse) -> list[Any]:
     """The tool calls in an answer that the provider has made itself."""
     kinds = [(str(part(item, "type")), item) for item in response.output]
     return [item for kind, item in kinds if kind.endswith("_call") and kind not in _LOCAL]
+
+
+# --- what was spent -----------------------------------------------------------------------------------------------
+
+Counts = tuple[int, int, int, int, int]
+
+
+def spent(usage: Usage) -> Counts:
+    """What the SDK has counted: calls, and tokens."""
+    sent, made = usage.input_tokens_details, usage.output_tokens_details
+    return (
+        usage.requests,
+        usage.input_tokens,
+        usage.output_tokens,
+        sent.cached_tokens or 0,
+        made.reasoning_tokens or 0,
+    )
+
+
+def usage_since(before: Counts | None, usage: object) -> OurUsage | None:
+    """What the SDK has counted since then; None if it has counted no call."""
+    if before is None or not isinstance(usage, Usage):
+        return None
+    calls, *tokens = (now - then for now, then in zip(spent(usage), before, strict=True))
+    names = ("input_tokens", "output_tokens", "cached_input_tokens", "reasoning_tokens")
+    return OurUsage(**dict(zip(names, tokens, strict=True))) if calls else None
+
+
+def beside_model(error: BaseException) -> bool:
+    """Did something beside a model call break it off? Then what was sent may have been served."""
+    return isinstance(error, InputGuardrailTripwireTriggered | RunStoppedError)

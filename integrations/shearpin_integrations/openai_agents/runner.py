@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,9 +24,31 @@ from shearpin_integrations.openai_agents.calls import Asked, Call
 from shearpin_integrations.openai_agents.hooks import Relay, ShearpinRunHooks
 from shearpin_integrations.openai_agents.places import here, slots
 from shearpin_integrations.openai_agents.reading import config_of
+from shearpin_integrations.openai_agents.streams import listen
 
 _here: ContextVar[tuple[Guard, ...]] = ContextVar("shearpin_installed", default=())
 _everywhere: list[Guard] = []
+_MARK = "_shearpin_attached"
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A guard that one agent has, and whom its runs belong to."""
+
+    guard: Guard
+    service: str | None
+    identity: Mapping[str, Any]
+
+
+def mark(agent: Agent[Any], attached: Attached) -> None:
+    """Let runs that begin with `agent` be watched; it may have several guards."""
+    setattr(agent, _MARK, (*marks(agent), attached))
+
+
+def marks(agent: object) -> tuple[Attached, ...]:
+    """What was attached to `agent`."""
+    found: tuple[Attached, ...] = getattr(agent, _MARK, ())
+    return found
 
 
 class PassThroughRunner(AgentRunner):
@@ -62,6 +85,7 @@ class PassThroughRunner(AgentRunner):
         with _closing(call):
             result = self.inner.run_streamed(starting_agent, input, **kwargs)
         task = result.run_loop_task
+        listen(result, call.hear)
         if task is not None:  # told before anybody who awaits it, as the stream's consumer does at its end
             task.add_done_callback(partial(_stream_ended, call, result))
         return result
@@ -69,7 +93,7 @@ class PassThroughRunner(AgentRunner):
 
 @contextlib.contextmanager
 def installed(guard: Guard) -> Generator[None]:
-    """Until the block ends, enforce `guard` on every run: ``with installed(pin): await Runner.run(agent, q)``.
+    """Enforce `guard` on every run until the block ends: ``with installed(pin): await Runner.run(agent, q)``.
 
     Code that runs elsewhere at the same time is not concerned, nor are threads that do not share this context.
     """
@@ -108,11 +132,15 @@ def _begin(agent: Any, given: Any, kwargs: dict[str, Any]) -> Call | None:
     if not isinstance(hooks, RunHooksBase | None):
         return None  # the runner will say what it thinks of that
     own, wrap = _unwrapped(hooks)
-    guards = list(dict.fromkeys([*own, *_here.get(), *_everywhere, *_around()]))
+    attached = marks(agent)
+    guards = list(dict.fromkeys([*own, *(one.guard for one in attached), *_here.get(), *_everywhere, *_around()]))
     if not guards and wrap is None:
         return None
     config = config_of(kwargs.get("run_config"))
-    call = Call(Asked(agent, given, config, kwargs.get("session"), kwargs.get("conversation_id")))
+    given_name = next((one.service for one in attached if one.service), None)
+    identity = {key: value for one in reversed(attached) for key, value in one.identity.items()}
+    asked = Asked(agent, given, config, kwargs.get("session"), kwargs.get("conversation_id"), given_name, identity)
+    call = Call(asked)
     if guards:
         with call.opening():
             kwargs["hooks"] = Relay(call, guards, wrap)
@@ -140,7 +168,7 @@ def _closing(call: Call) -> Generator[None]:
     try:
         yield
     except BaseException as error:
-        call.failed(error, _items(getattr(error, "run_data", None)))
+        call.failed(error, getattr(error, "run_data", None))
         raise
     finally:
         with contextlib.suppress(ValueError):
@@ -148,7 +176,7 @@ def _closing(call: Call) -> Generator[None]:
 
 
 def _ended(call: Call, result: RunResult) -> RunResult:
-    call.answered(result.final_output, result.new_items, paused=bool(result.interruptions))
+    call.answered(result)
     return result
 
 
@@ -157,10 +185,6 @@ def _stream_ended(call: Call, result: RunResultStreaming, task: asyncio.Task[Any
     error: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()
     with contextlib.suppress(RunStoppedError):  # the hooks have raised it in the task
         if error is None:
-            call.answered(result.final_output, result.new_items, paused=bool(result.interruptions))
+            call.answered(result)
         else:
-            call.failed(error, result.new_items)
-
-
-def _items(data: Any) -> Sequence[Any] | None:
-    return None if data is None else data.new_items
+            call.failed(error, result)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 from agents import RunContextWrapper
@@ -44,7 +45,7 @@ def ended(call: Call, output: object) -> None:
     if call.gap is not None and not call.running:
         for key in [key for key, stray in _strays.items() if stray is call]:
             del _strays[key]
-        call.answered(output, (), paused=False)
+        call.answered(SimpleNamespace(final_output=output, new_items=()))
 
 
 def _abandon(key: int) -> None:

@@ -35,7 +35,8 @@ class Watched:
     def end_agent(self, output: object = None) -> None:
         """The agent that has the word has said all."""
         if self.place.span is not self.run.span:
-            self.run.end(self.place.span, **({} if output is None else {"output": output}))
+            fields: dict[str, Any] = {} if output is None else {"output": output}
+            self.run.end(self.place.span, **fields)
             self.place = Place(self.run, self.run.span)
 
     def hand_over(self, giver: str, taker: str, reason: str) -> None:
