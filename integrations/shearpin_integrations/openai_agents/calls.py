@@ -52,6 +52,7 @@ class Call:
         self.heard = Heard()
         self._idle: asyncio.Event | None = None
         self._spent: Any = None
+        self._unanswered: list[dict[str, Any]] = []
         self._known: set[int] = set()
 
     # --- opening and closing --------------------------------------------------------------------------------------
@@ -200,7 +201,7 @@ class Call:
             reply = Reply()
         reply.finish_reason = reply.finish_reason or self.heard.finish_reason
         reply.response_model = reply.response_model or self.heard.response_model
-        self.reply = reply
+        self.reply, self._unanswered = reply, list(reply.tool_calls)
         for one in watched:
             one.model_ends(reply)
         for item in reading.hosted_calls(response):
@@ -227,7 +228,7 @@ class Call:
         in the middle, and would leave threads running.
         """
         key = _key(context, tool)
-        fields = reading.tool_call(context)
+        fields = reading.tool_call(context, tool, self._unanswered)
         let_in: list[Watched] = []
         try:
             for one in watched:

@@ -22,7 +22,7 @@ from agents.tracing import get_current_span
 
 from shearpin import RunStoppedError
 from shearpin import Usage as OurUsage
-from shearpin.adapter import Reply, is_dict, is_list, parse_arguments, plain, read_usage
+from shearpin.adapter import Reply, is_dict, is_list, parse_arguments, plain, read_reply
 
 _IDENTITY = ("user_id", "tenant", "team", "organization", "task_type", "version", "env")
 _NO_NAME = RunConfig.workflow_name
@@ -186,17 +186,8 @@ def _call(item: Any) -> dict[str, Any]:
 
 def read_response(response: ModelResponse) -> Reply:
     """What a model answered. The SDK keeps neither the model that answered nor why it ended."""
-    kinds: dict[str, list[Any]] = {}
-    for item in response.output:
-        kinds.setdefault(str(part(item, "type")), []).append(item)
-    texts = [text_of(part(message, "content")) for message in kinds.get("message", ())]
-    return Reply(
-        text="".join(text for text in texts if isinstance(text, str)) or None,
-        tool_calls=[_call(call) for call in kinds.get("function_call", ())],
-        reasoning=_reasoning(kinds.get("reasoning", ())),
-        response_id=_response_id(response),
-        usage=read_usage(response.usage),
-    )
+    answer = {"object": "response", "output": response.output, "usage": response.usage, "id": _response_id(response)}
+    return read_reply(answer)
 
 
 def _response_id(response: ModelResponse) -> str | None:
@@ -205,34 +196,33 @@ def _response_id(response: ModelResponse) -> str | None:
     return next((str(one) for one in known if one not in (None, "__fake_id__")), None)
 
 
-def _reasoning(items: Iterable[Any]) -> str | None:
-    pieces = [piece for item in items for piece in (part(item, "summary") or part(item, "content") or ())]
-    return "".join(str(part(piece, "text") or "") for piece in pieces) or None
+def hosted_calls(response: ModelResponse) -> list[Any]:
+    """The tool calls in an answer that the provider has made itself: nobody has to answer them."""
+    calls = [item for item in response.output if str(part(item, "type")).endswith("_call")]
+    return [call for call in calls if part(call, "call_id") is None]
 
 
 # --- tools --------------------------------------------------------------------------------------------------------
 
 
-def tool_call(context: object) -> dict[str, Any]:
-    """What a local tool is called with, as a span's fields."""
+def tool_call(context: object, tool: Tool, asked: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a local tool is called with, as a span's fields.
+
+    Shells, computers and the like are not told which call they answer: the first one of `asked` that is for them.
+    """
     if isinstance(context, ToolContext):
         return {"input": parse_arguments(context.tool_arguments), "call_id": context.tool_call_id}
-    return {}
+    call = next((call for call in asked if tool.name.startswith(str(call["name"]))), None)
+    if call is None:
+        return {}
+    asked.remove(call)
+    return {"input": plain(call["arguments"]), "call_id": call["id"]}
 
 
 def tool_failed() -> bool:
     """Did the tool whose end is told raise? The SDK made a text of that; its own trace knows, if it is on."""
     span = get_current_span()
     return span is not None and span.error is not None
-
-
-_LOCAL = ("function_call", "computer_call", "local_shell_call", "shell_call", "apply_patch_call", "custom_tool_call")
-
-
-def hosted_calls(response: ModelResponse) -> list[Any]:
-    """The tool calls in an answer that the provider has made itself."""
-    kinds = [(str(part(item, "type")), item) for item in response.output]
-    return [item for kind, item in kinds if kind.endswith("_call") and kind not in _LOCAL]
 
 
 # --- what was spent -----------------------------------------------------------------------------------------------

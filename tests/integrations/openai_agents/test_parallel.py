@@ -228,12 +228,15 @@ async def test_a_run_that_is_cancelled_is_charged_for_what_was_in_flight(
 
 
 async def test_a_finished_run_is_let_go_of(serve: Serve, agent: MakeAgent) -> None:
-    server, pin = serve(lambda _: reply("Hi")), Guard()
-    result = await Runner.run(agent(server), "x", hooks=ShearpinRunHooks(pin))
-    gone = weakref.ref(pin)
-    del pin, result
-    gc.collect()
-    assert gone() is None
+    server = serve(lambda _: reply("Hi"))
+
+    async def go() -> Any:
+        pin = Guard()
+        await Runner.run(agent(server), "x", hooks=ShearpinRunHooks(pin))
+        return weakref.ref(pin)
+
+    gone = await go()
+    await until(lambda: gc.collect() >= 0 and gone() is None)
 
 
 # --- two guards
