@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from agents import Agent, RunHooks, RunResult, RunResultStreaming
+from agents import Agent, MaxTurnsExceeded, RunHooks, RunResult, RunResultStreaming
 from agents.lifecycle import RunHooksBase
 from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_runner
 
@@ -183,8 +183,17 @@ def _ended(call: Call, result: RunResult) -> RunResult:
 def _stream_ended(call: Call, result: RunResultStreaming, task: asyncio.Task[Any]) -> None:
     """The stream's own task is over; its consumer is told of errors by the SDK."""
     error: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()
+    error = error or _too_many_turns(result)
     with contextlib.suppress(RunStoppedError):  # the hooks have raised it in the task
         if error is None:
             call.answered(result)
         else:
             call.failed(error, result)
+
+
+def _too_many_turns(result: RunResultStreaming) -> MaxTurnsExceeded | None:
+    """Of this the stream's task says nothing: its consumer finds it out by counting."""
+    limit, answered = result.max_turns, result.final_output is not None or result.interruptions
+    if answered or limit is None or result.current_turn <= limit:
+        return None
+    return MaxTurnsExceeded(f"Max turns ({limit}) exceeded")
