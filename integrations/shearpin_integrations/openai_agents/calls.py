@@ -67,11 +67,12 @@ class Call:
         return watched
 
     def _open(self, guard: Guard) -> Watched:
-        asked, inside = self.asked, False
+        asked, inside, place = self.asked, False, None
         for slot in slots():
             if slot.call is not self and (around := slot.call.watched.get(guard)) is not None:
                 around.run.check()  # also if it has ended: this is an orphan of it
                 inside = not around.run.tree.ended
+                place = resuming.tool_around(asked.input, around) if inside else None
                 break
         name = str(getattr(asked.agent, "name", None) or "run")
         if not inside:
@@ -83,7 +84,7 @@ class Call:
         if isinstance(asked.input, RunState) and not inside:
             resuming.open_again(run, guard, asked.input, notes, len(self.watched))
         else:
-            run.open()
+            run.open(place)
         if self.gap is not None:
             run.gap(self.gap)
             warn(guard, self.gap)
@@ -246,6 +247,8 @@ class Call:
         """A tool answered. Once a run is stopped, the last of those that still run tells so."""
         key = _key(context, tool)
         for one in watched:
+            if key not in one.tools:
+                one.tool_goes_on(key, tool.name, reading.tool_call(context, tool, self._unanswered))
             one.tool_ends(key, result, failed=reading.tool_failed())
         self.running.discard(key)
         if self._idle is not None and not self.running:

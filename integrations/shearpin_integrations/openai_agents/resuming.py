@@ -12,11 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from agents import RunState
+from agents.tool_context import ToolContext
 from agents.tracing.traces import TraceState
 
 from shearpin import Guard
-from shearpin.adapter import Run, is_dict, is_list, parse_arguments
+from shearpin.adapter import Place, Run, is_dict, is_list, parse_arguments
 from shearpin_integrations.openai_agents.reading import part
+from shearpin_integrations.openai_agents.watching import Watched
 
 _STATE, _KEY = "_trace_state", "shearpin"
 _KEPT_AS = "_openai_agents_paused"
@@ -59,6 +61,15 @@ def open_again(run: Run, guard: Guard, state: Any, notes: Sequence[Any], place: 
     run.begun_elsewhere()
     if notes:
         run.continue_from(notes[min(place, len(notes) - 1)], _calls_made(state))
+
+
+def tool_around(state: object, around: Watched) -> Place | None:
+    """The tool that goes on with `state`, the state of its own run; its context is an internal of that."""
+    context: Any = getattr(state, "_context", None) if isinstance(state, RunState) else None
+    if not isinstance(context, ToolContext):
+        return None
+    fields = {"input": parse_arguments(context.tool_arguments), "call_id": context.tool_call_id}
+    return around.tool_goes_on(context.tool_call_id, context.tool_name, fields)
 
 
 def _calls_made(state: Any) -> list[dict[str, Any]]:

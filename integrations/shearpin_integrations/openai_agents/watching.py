@@ -85,6 +85,14 @@ class Watched:
         place = self.tools[key] = Place(self.run, span)
         return place
 
+    def tool_goes_on(self, key: object, name: str, fields: Mapping[str, Any]) -> Place:
+        """A tool that waited for an approval inside of it runs on: no hook tells of that."""
+        place = self.tools.get(key)
+        if place is None:
+            span = self.run.start("tool", name, parent=self.place.span, **fields)
+            place = self.tools[key] = Place(self.run, span)
+        return place
+
     def tool_ends(self, key: object, result: object, *, failed: bool) -> None:
         """A tool answered, or the SDK did in its place when it failed."""
         place = self.tools.pop(key, None)
