@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import warnings
+import weakref
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from agents import Agent, ModelResponse, RunConfig, RunContextWrapper, RunState, Tool
+from agents import Agent, ModelResponse, RunConfig, RunContextWrapper, RunState, Tool, Usage
 from agents.tool_context import ToolContext
 
 from shearpin import EnforcementGapWarning, Guard, RunStoppedError, Span
@@ -18,6 +19,12 @@ from shearpin_integrations.openai_agents import guardrails, reading, resuming
 from shearpin_integrations.openai_agents.places import Slot, here, slots
 from shearpin_integrations.openai_agents.streams import Heard
 from shearpin_integrations.openai_agents.watching import Watched
+
+
+UNSEEN = (
+    "{}: models answered but none of their calls reached Shearpin, so nothing was enforced; the runner that was set with "
+    "set_default_agent_runner does not pass on the hooks it is given"
+)
 
 
 @dataclass(slots=True)
@@ -45,8 +52,7 @@ class Call:
         self.running: set[object] = set()
         """The tools whose bodies run."""
         self.reply: Reply | None = None
-        self.usage: object = None
-        """The SDK's own object that counts this run, and no other one at the same time."""
+        self._usage: weakref.ref[Usage] | None = None
         self.gap: str | None = None
         """What cannot be enforced in it."""
         self.heard = Heard()
@@ -115,6 +121,7 @@ class Call:
             if watched.run.outermost:
                 watched.run.reached(list(result.new_items))
             self._record(watched, result)
+        self._check_seen(result)
         waiting = [watched for watched in self.watched.values() if paused and watched.run.outermost]
         if waiting:
             resuming.note(result, [watched.run for watched in waiting])
@@ -152,6 +159,15 @@ class Call:
         with contextlib.suppress(RunStoppedError):  # closing the run raises it
             guardrails.record(watched.run, new)
 
+    def _check_seen(self, result: Any) -> None:
+        """Models answered, and nobody told us of any call: whatever runs here does not call hooks."""
+        answers = getattr(result, "raw_responses", ()) and not isinstance(self.asked.input, RunState)
+        for watched in self.watched.values():
+            if answers and not watched.seen:
+                gap = UNSEEN.format(watched.run.name)
+                watched.run.gap(gap)
+                warn(watched.guard, gap)
+
     def abandoned(self) -> None:
         """Nobody will tell its end. May raise the stop."""
         self._close(None, "cancelled")
@@ -166,6 +182,26 @@ class Call:
         if stop is not None:
             raise stop.with_traceback(None) from error
 
+    @property
+    def usage(self) -> Usage | None:
+        """The SDK's own object that counts this run, and no other one at the same time, while there is one."""
+        return None if self._usage is None else self._usage()
+
+    @usage.setter
+    def usage(self, usage: Usage) -> None:
+        self._usage = weakref.ref(usage)
+
+    @contextlib.contextmanager
+    def stopping(self) -> Generator[None]:
+        """Around what may raise the stop: that ends a call which no runner of ours ends."""
+        try:
+            yield
+        except RunStoppedError as stop:
+            if self.gap is not None and not self.running:
+                with contextlib.suppress(RunStoppedError):
+                    self._close(stop, None)
+            raise
+
     # --- what happens in it ---------------------------------------------------------------------------------------
 
     async def model_starts(
@@ -177,7 +213,8 @@ class Call:
         items: Sequence[Any],
     ) -> None:
         """A model is about to be called."""
-        self.heard, self.usage, self._spent = Heard(), context.usage, reading.spent(context.usage)
+        self.heard, self._spent = Heard(), reading.spent(context.usage)
+        self.usage = context.usage
         try:
             fields = reading.model_call(agent, self.asked.config, system_prompt, items)
         except Exception as error:  # noqa: BLE001 - sorted out by the next line; the gate stays one

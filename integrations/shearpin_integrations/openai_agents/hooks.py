@@ -32,8 +32,10 @@ class Telling(RunHooks[Any]):
         raise NotImplementedError
 
     async def on_agent_start(self, context: AgentHookContext[Any], agent: Agent[Any]) -> None:
-        for watched in self.told(context)[1]:
-            watched.agent_starts(agent.name)
+        call, told = self.told(context)
+        with call.stopping():
+            for watched in told:
+                watched.agent_starts(agent.name)
         if self.wrap is not None:
             await self.wrap.on_agent_start(context, agent)
 
@@ -43,13 +45,15 @@ class Telling(RunHooks[Any]):
             watched.end_agent(output)
         if self.wrap is not None:
             await self.wrap.on_agent_end(context, agent, output)
-        check(told)
+        with call.stopping():
+            check(told)
         strays.ended(call, output)
 
     async def on_handoff(self, context: RunContextWrapper[Any], from_agent: Agent[Any], to_agent: Agent[Any]) -> None:
         call, told = self.told(context)
-        for watched in told:
-            watched.hand_over(from_agent.name, to_agent.name, call.reason_to_hand_over(to_agent))
+        with call.stopping():
+            for watched in told:
+                watched.hand_over(from_agent.name, to_agent.name, call.reason_to_hand_over(to_agent))
         if self.wrap is not None:  # in the SDK's own way: by name
             await self.wrap.on_handoff(context=context, from_agent=from_agent, to_agent=to_agent)
 
@@ -61,18 +65,20 @@ class Telling(RunHooks[Any]):
         input_items: list[TResponseInputItem],
     ) -> None:
         call, told = self.told(context)
-        await call.model_starts(told, context, agent, system_prompt, input_items)
+        with call.stopping():
+            await call.model_starts(told, context, agent, system_prompt, input_items)
         if self.wrap is not None:
             await self.wrap.on_llm_start(context, agent, system_prompt, input_items)
 
     async def on_llm_end(self, context: RunContextWrapper[Any], agent: Agent[Any], response: ModelResponse) -> None:
         call, told = self.told(context)
-        try:
-            call.model_ends(told, response)
-        finally:
-            if self.wrap is not None:
-                await self.wrap.on_llm_end(context, agent, response)
-        check(told)
+        with call.stopping():
+            try:
+                call.model_ends(told, response)
+            finally:
+                if self.wrap is not None:
+                    await self.wrap.on_llm_end(context, agent, response)
+            check(told)
 
     def on_tool_start(
         self, context: RunContextWrapper[Any], agent: Agent[Any], tool: Tool
@@ -89,7 +95,8 @@ class Telling(RunHooks[Any]):
         agent: Agent[Any],
         tool: Tool,
     ) -> None:
-        await call.tool_starts(told, slot, context, tool)
+        with call.stopping():
+            await call.tool_starts(told, slot, context, tool)
         if self.wrap is not None:
             await self.wrap.on_tool_start(context, agent, tool)
 
@@ -98,7 +105,8 @@ class Telling(RunHooks[Any]):
         call.tool_ends(told, context, tool, result)
         if self.wrap is not None:
             await self.wrap.on_tool_end(context, agent, tool, result)
-        call.check_tools(told)
+        with call.stopping():
+            call.check_tools(told)
 
 
 class ShearpinRunHooks(Telling):

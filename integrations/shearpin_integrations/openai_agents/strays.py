@@ -29,7 +29,7 @@ _strays: dict[int, Call] = {}
 def call_of(context: RunContextWrapper[Any]) -> Call:
     """The call that a hook is told of."""
     usage, slot = context.usage, here.get()
-    if slot is not None and slot.call.usage in (None, usage):
+    if slot is not None and (slot.call.usage is None or slot.call.usage is usage):
         slot.call.usage = usage
         return slot.call
     call = _strays.get(id(usage))
