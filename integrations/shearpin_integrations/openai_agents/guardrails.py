@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,18 +16,27 @@ _RESULTS = (
 )
 
 
-def results_of(outcome: Any) -> list[Any]:
-    """The guardrails' results in a run's result, or in what an error says of its run."""
-    found = [result for name in _RESULTS for result in getattr(outcome, name, None) or ()]
+def results_of(outcome: Any, prefix: str = "") -> list[Any]:
+    """The guardrails' results in a run's result or state, or in what an error says of its run."""
+    found = [result for name in _RESULTS for result in getattr(outcome, prefix + name, None) or ()]
     tripped = getattr(outcome, "guardrail_result", None)
     return found if tripped is None else [*found, tripped]
 
 
-def record(run: Run, results: Iterable[Any]) -> None:
-    """One instant span each: what it found, and whether it ended the run."""
+def name_of(result: Any) -> str:
+    """What the guardrail is called."""
+    guardrail = result.guardrail
+    return str(guardrail.get_name() if hasattr(guardrail, "get_name") else type(guardrail).__name__)
+
+
+def record(run: Run, results: Iterable[Any], known: Counter[str]) -> None:
+    """One instant span each, but for the first ones that are `known`: what it found, and whether it ended the run."""
     for result in results:
-        guardrail, output = result.guardrail, result.output
-        name = guardrail.get_name() if hasattr(guardrail, "get_name") else type(guardrail).__name__
-        tripped = getattr(output, "tripwire_triggered", None)
-        span = run.start("guardrail", str(name), parent=run.span)
-        run.end(span, output=output.output_info, status="error" if tripped else "ok", attributes={"tripped": tripped})
+        name = name_of(result)
+        if known[name]:
+            known[name] -= 1
+            continue
+        tripped = getattr(result.output, "tripwire_triggered", None)
+        span = run.start("guardrail", name, parent=run.span)
+        told = {"output": result.output.output_info, "attributes": {"tripped": tripped}}
+        run.end(span, status="error" if tripped else "ok", **told)

@@ -16,8 +16,8 @@ from agents.lifecycle import RunHooksBase
 
 from shearpin import Guard
 from shearpin_integrations.openai_agents import strays
-from shearpin_integrations.openai_agents.calls import Call, check
-from shearpin_integrations.openai_agents.places import Slot
+from shearpin_integrations.openai_agents.calls import Call
+from shearpin_integrations.openai_agents.places import Slot, enter_tool
 from shearpin_integrations.openai_agents.watching import Watched
 
 
@@ -27,12 +27,12 @@ class Telling(RunHooks[Any]):
     def __init__(self, wrap: RunHooks[Any] | None) -> None:
         self.wrap = wrap
 
-    def told(self, context: RunContextWrapper[Any]) -> tuple[Call, Sequence[Watched]]:
+    def told(self, context: RunContextWrapper[Any], agent: Agent[Any]) -> tuple[Call, Sequence[Watched]]:
         """The call that goes on, and what is to be told of it."""
         raise NotImplementedError
 
     async def on_agent_start(self, context: AgentHookContext[Any], agent: Agent[Any]) -> None:
-        call, told = self.told(context)
+        call, told = self.told(context, agent)
         with call.stopping():
             for watched in told:
                 watched.agent_starts(agent.name)
@@ -40,20 +40,20 @@ class Telling(RunHooks[Any]):
             await self.wrap.on_agent_start(context, agent)
 
     async def on_agent_end(self, context: AgentHookContext[Any], agent: Agent[Any], output: Any) -> None:
-        call, told = self.told(context)
+        call, told = self.told(context, agent)
         for watched in told:
             watched.end_agent(output)
         if self.wrap is not None:
             await self.wrap.on_agent_end(context, agent, output)
         with call.stopping():
-            check(told)
+            call.check(told)
         strays.ended(call, output)
 
     async def on_handoff(self, context: RunContextWrapper[Any], from_agent: Agent[Any], to_agent: Agent[Any]) -> None:
-        call, told = self.told(context)
+        call, told = self.told(context, from_agent)
         with call.stopping():
             for watched in told:
-                watched.hand_over(from_agent.name, to_agent.name, call.reason_to_hand_over(to_agent))
+                watched.hand_over(from_agent.name, to_agent.name, call.models.reason_to_hand_over(to_agent.name))
         if self.wrap is not None:  # in the SDK's own way: by name
             await self.wrap.on_handoff(context=context, from_agent=from_agent, to_agent=to_agent)
 
@@ -64,27 +64,27 @@ class Telling(RunHooks[Any]):
         system_prompt: str | None,
         input_items: list[TResponseInputItem],
     ) -> None:
-        call, told = self.told(context)
+        call, told = self.told(context, agent)
         with call.stopping():
-            await call.model_starts(told, context, agent, system_prompt, input_items)
+            await call.models.start(told, context.usage, agent, system_prompt, input_items)
         if self.wrap is not None:
             await self.wrap.on_llm_start(context, agent, system_prompt, input_items)
 
     async def on_llm_end(self, context: RunContextWrapper[Any], agent: Agent[Any], response: ModelResponse) -> None:
-        call, told = self.told(context)
+        call, told = self.told(context, agent)
         with call.stopping():
             try:
-                call.model_ends(told, response)
+                call.models.end(told, response)
             finally:
                 if self.wrap is not None:
                     await self.wrap.on_llm_end(context, agent, response)
-            check(told)
+            call.check(told)
 
     def on_tool_start(
         self, context: RunContextWrapper[Any], agent: Agent[Any], tool: Tool
     ) -> Coroutine[Any, Any, None]:
-        call, told = self.told(context)
-        return self._tool_start(call, told, call.tool_slot(), context, agent, tool)  # see places.py
+        call, told = self.told(context, agent)
+        return self._tool_start(call, told, enter_tool(call), context, agent, tool)  # see places.py
 
     async def _tool_start(
         self,
@@ -96,17 +96,17 @@ class Telling(RunHooks[Any]):
         tool: Tool,
     ) -> None:
         with call.stopping():
-            await call.tool_starts(told, slot, context, tool)
+            await call.tools.start(told, slot, context, tool)
         if self.wrap is not None:
             await self.wrap.on_tool_start(context, agent, tool)
 
     async def on_tool_end(self, context: RunContextWrapper[Any], agent: Agent[Any], tool: Tool, result: object) -> None:
-        call, told = self.told(context)
-        call.tool_ends(told, context, tool, result)
+        call, told = self.told(context, agent)
+        call.tools.end(told, context, tool, result)
         if self.wrap is not None:
             await self.wrap.on_tool_end(context, agent, tool, result)
         with call.stopping():
-            call.check_tools(told)
+            call.check(told)
 
 
 class ShearpinRunHooks(Telling):
@@ -124,8 +124,8 @@ class ShearpinRunHooks(Telling):
         super().__init__(wrap)
         self.guard = guard
 
-    def told(self, context: RunContextWrapper[Any]) -> tuple[Call, Sequence[Watched]]:
-        call = strays.call_of(context)
+    def told(self, context: RunContextWrapper[Any], agent: Agent[Any]) -> tuple[Call, Sequence[Watched]]:
+        call = strays.call_of(context, agent)
         watched = call.watch(self.guard, self)
         return call, [] if watched is None else [watched]
 
@@ -137,5 +137,5 @@ class Relay(Telling):
         super().__init__(wrap)
         self._told = call, [watched for guard in guards if (watched := call.watch(guard, self)) is not None]
 
-    def told(self, context: RunContextWrapper[Any]) -> tuple[Call, Sequence[Watched]]:
+    def told(self, context: RunContextWrapper[Any], agent: Agent[Any]) -> tuple[Call, Sequence[Watched]]:
         return self._told

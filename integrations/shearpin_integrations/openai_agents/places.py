@@ -31,6 +31,13 @@ class Slot:
 here: ContextVar[Slot | None] = ContextVar("shearpin_openai_agents", default=None)
 
 
+def enter_tool(call: Call) -> Slot:
+    """The slot of a tool that is about to run in this task."""
+    slot = Slot(call, call.slot)
+    here.set(slot)
+    return slot
+
+
 def slots() -> Iterator[Slot]:
     """The slots around the running code, the innermost first."""
     slot = here.get()

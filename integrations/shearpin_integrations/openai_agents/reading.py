@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from agents import (
@@ -12,7 +12,6 @@ from agents import (
     InputGuardrailTripwireTriggered,
     ModelResponse,
     RunConfig,
-    RunState,
     Tool,
     Usage,
 )
@@ -22,7 +21,7 @@ from agents.tracing import get_current_span
 
 from shearpin import RunStoppedError
 from shearpin import Usage as OurUsage
-from shearpin.adapter import Reply, is_dict, is_list, parse_arguments, plain, read_reply
+from shearpin.adapter import Reply, is_dict, parse_arguments, plain, read_reply
 
 _IDENTITY = ("user_id", "tenant", "team", "organization", "task_type", "version", "env")
 _NO_NAME = RunConfig.workflow_name
@@ -59,30 +58,30 @@ def workflow_of(config: RunConfig) -> str | None:
 def identity_of(config: RunConfig, session: object, conversation_id: str | None) -> dict[str, Any]:
     """Who a run belongs to, from the metadata of its trace; the rest of it is the user's own."""
     facts: Mapping[str, Any] = config.trace_metadata or {}
-    belongs = facts.get("session_id") or config.group_id or conversation_id or getattr(session, "session_id", None)
+    belongs = facts.get("session_id") or config.group_id or conversation_id or _session_id(session)
     given = {key: facts.get(key) for key in _IDENTITY}
     own = {key: value for key, value in facts.items() if key not in (*given, "session_id", "tags")}
     return {"session_id": belongs, "tags": facts.get("tags") or (), "metadata": own, **given}
 
 
-def question(given: object) -> object:
-    """What a run was asked; a state to go on with has its own record of that."""
-    return None if isinstance(given, RunState) else given
+def _session_id(session: object) -> str | None:
+    try:
+        return getattr(session, "session_id", None)
+    except ValueError:  # a conversation at the provider has no id before its first call
+        return None
 
 
 # --- model calls --------------------------------------------------------------------------------------------------
 
 
-def model_call(agent: Agent[Any], config: RunConfig, system_prompt: str | None, items: Sequence[Any]) -> dict[str, Any]:
-    """What is known of a model call before it is made, as a span's fields."""
+def model_call(agent: Agent[Any], config: RunConfig) -> dict[str, Any]:
+    """What is known of a model call before it is made, beside its messages, as a span's fields."""
     chosen = config.model if config.model is not None else agent.model
     settings = agent.model_settings.resolve(config.model_settings)
     extra: Mapping[str, Any] = settings.extra_args or {}
-    name = model_name(chosen)
     return {
-        "messages": messages_of(system_prompt, items),
         "tools": offered(agent),
-        "request_model": name,
+        "request_model": model_name(chosen),
         "provider": provider_of(chosen, config),
         "temperature": settings.temperature,
         "max_tokens": settings.max_tokens,
@@ -112,9 +111,16 @@ def provider_of(chosen: object, config: RunConfig) -> str | None:
 
 
 def offered(agent: Agent[Any]) -> list[dict[str, Any]]:
-    """The tools and hand-offs that an agent has of its own; those of MCP servers would have to be asked for."""
+    """The tools and hand-offs that an agent offers; those of MCP servers as they were last fetched."""
     tools = [_tool(tool) for tool in agent.tools if getattr(tool, "is_enabled", True) is not False]
+    fetched = [tool for server in agent.mcp_servers for tool in getattr(server, "cached_tools", None) or ()]
+    tools += [_function(tool.name, tool.description or "", _schema(tool)) for tool in fetched]
     return tools + [_handoff(taker) for taker in agent.handoffs]
+
+
+def _schema(tool: Any) -> Mapping[str, Any]:
+    """An MCP tool's parameters, by the name that the installed version of MCP has for them."""
+    return part(tool, "inputSchema") or part(tool, "input_schema") or {}
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
@@ -131,54 +137,6 @@ def _handoff(taker: Agent[Any] | Handoff[Any, Any]) -> dict[str, Any]:
 
 def _function(name: str, description: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name, "description": description, "parameters": plain(schema)}}
-
-
-# --- messages -----------------------------------------------------------------------------------------------------
-
-
-def messages_of(system_prompt: str | None, items: Iterable[Any]) -> list[dict[str, Any]]:
-    """A prompt as every framework's prompts are recorded."""
-    messages: list[dict[str, Any]] = []
-    if system_prompt:
-        messages.append({"role": "system", "content": system_prompt})
-    for item in items:
-        _add(messages, item)
-    return messages
-
-
-def _add(messages: list[dict[str, Any]], item: Any) -> None:
-    kind, role = part(item, "type"), part(item, "role")
-    if kind == "function_call":
-        call = _call(item)
-        last = messages[-1] if messages else {}
-        if last.get("role") == "assistant":  # what a model says at once is one message
-            last.setdefault("tool_calls", []).append(call)
-        else:
-            messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
-    elif kind == "function_call_output":
-        messages.append(
-            {"role": "tool", "content": text_of(part(item, "output")), "tool_call_id": part(item, "call_id")}
-        )
-    elif role is not None:
-        messages.append({"role": role, "content": text_of(part(item, "content"))})
-    else:
-        messages.append({"role": "assistant", "content": plain(item)})
-
-
-def text_of(content: object) -> Any:
-    """The text of a content that is nothing but text, else its parts."""
-    if not is_list(content) or not content:
-        return plain(content)
-    texts = [part(piece, "text") for piece in content]
-    return "".join(texts) if all(isinstance(text, str) for text in texts) else plain(content)
-
-
-def _call(item: Any) -> dict[str, Any]:
-    return {
-        "id": part(item, "call_id"),
-        "name": part(item, "name"),
-        "arguments": parse_arguments(part(item, "arguments")),
-    }
 
 
 # --- replies ------------------------------------------------------------------------------------------------------

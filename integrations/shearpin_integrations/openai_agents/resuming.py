@@ -8,7 +8,7 @@ internal; there is no public place that reaches another process and neither the 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from agents import RunState
@@ -50,8 +50,9 @@ def noted_in(given: object) -> list[Any]:
     return notes if is_list(notes) else []
 
 
-def open_again(run: Run, guard: Guard, state: Any, notes: Sequence[Any], place: int) -> None:
-    """Open `run` as the one that `state` belongs to, if it does."""
+def open_again(run: Run, guard: Guard, state: RunState[Any], which: int) -> None:
+    """Open `run` as the one that `state` is of, as far as it is known here; the guard's note is number `which`."""
+    notes = noted_in(state)
     paused: Mapping[str, Run] = vars(guard).get(_KEPT_AS, {})
     kept = [note["trace_id"] for note in notes if is_dict(note) and note.get("trace_id") in paused]
     if kept:
@@ -60,7 +61,7 @@ def open_again(run: Run, guard: Guard, state: Any, notes: Sequence[Any], place: 
     run.open()
     run.begun_elsewhere()
     if notes:
-        run.continue_from(notes[min(place, len(notes) - 1)], _calls_made(state))
+        run.continue_from(notes[min(which, len(notes) - 1)], _calls_made(state))
 
 
 def tool_around(state: object, around: Watched) -> Place | None:

@@ -20,10 +20,11 @@ from agents.lifecycle import RunHooksBase
 from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_runner
 
 from shearpin import Guard, RunStoppedError
-from shearpin_integrations.openai_agents.calls import Asked, Call
+from shearpin_integrations.openai_agents.calls import Call
 from shearpin_integrations.openai_agents.hooks import Relay, ShearpinRunHooks
 from shearpin_integrations.openai_agents.places import here, slots
 from shearpin_integrations.openai_agents.reading import config_of
+from shearpin_integrations.openai_agents.roots import Asked
 from shearpin_integrations.openai_agents.streams import listen
 
 _here: ContextVar[tuple[Guard, ...]] = ContextVar("shearpin_installed", default=())
@@ -85,7 +86,7 @@ class PassThroughRunner(AgentRunner):
         with _closing(call):
             result = self.inner.run_streamed(starting_agent, input, **kwargs)
         task = result.run_loop_task
-        listen(result, call.hear)
+        listen(result, partial(_hear, call))
         if task is not None:  # told before anybody who awaits it, as the stream's consumer does at its end
             task.add_done_callback(partial(_stream_ended, call, result))
         return result
@@ -93,7 +94,7 @@ class PassThroughRunner(AgentRunner):
 
 @contextlib.contextmanager
 def installed(guard: Guard) -> Generator[None]:
-    """Enforce `guard` on every run until the block ends: ``with installed(pin): await Runner.run(agent, q)``.
+    """Every run is under `guard` until the block ends: ``with installed(pin): await Runner.run(agent, q)``.
 
     Code that runs elsewhere at the same time is not concerned, nor are threads that do not share this context.
     """
@@ -189,6 +190,10 @@ def _stream_ended(call: Call, result: RunResultStreaming, task: asyncio.Task[Any
             call.answered(result)
         else:
             call.failed(error, result)
+
+
+def _hear(call: Call, event: Any) -> None:
+    call.models.hear(call.watched.values(), event)
 
 
 def _too_many_turns(result: RunResultStreaming) -> MaxTurnsExceeded | None:

@@ -12,37 +12,32 @@ import weakref
 from types import SimpleNamespace
 from typing import Any
 
-from agents import RunContextWrapper
+from agents import Agent, RunContextWrapper
 
 from shearpin import RunStoppedError
-from shearpin_integrations.openai_agents.calls import Asked, Call
+from shearpin_integrations.openai_agents.calls import Call
+from shearpin_integrations.openai_agents.gaps import BYPASSED
 from shearpin_integrations.openai_agents.places import here
+from shearpin_integrations.openai_agents.roots import Asked
 
-BYPASSED = (
-    "another default runner has taken the place of Shearpin's: a run that fails is closed late, and agents used as "
-    "tools are not seen; import shearpin_integrations.openai_agents after set_default_agent_runner, or call the "
-    "runner inside `with installed(pin):`"
-)
 _strays: dict[int, Call] = {}
 
 
-def call_of(context: RunContextWrapper[Any]) -> Call:
+def call_of(context: RunContextWrapper[Any], agent: Agent[Any]) -> Call:
     """The call that a hook is told of."""
     usage, slot = context.usage, here.get()
-    if slot is not None and (slot.call.usage is None or slot.call.usage is usage):
-        slot.call.usage = usage
+    if slot is not None and slot.call.counted_by(usage):
         return slot.call
     call = _strays.get(id(usage))
     if call is None:
-        call = _strays[id(usage)] = Call(Asked(getattr(context, "agent", None)))
-        call.gap = BYPASSED
+        call = _strays[id(usage)] = Call(Asked(agent), BYPASSED)
         weakref.finalize(usage, _abandon, id(usage))
     return call
 
 
 def ended(call: Call, output: object) -> None:
     """The last agent of `call` answered: that is the end of one that no runner ends."""
-    if call.gap is not None and not call.running:
+    if call.gap is not None and not call.tools.runs:
         for key in [key for key, stray in _strays.items() if stray is call]:
             del _strays[key]
         call.answered(SimpleNamespace(final_output=output, new_items=()))

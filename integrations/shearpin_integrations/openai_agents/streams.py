@@ -13,7 +13,8 @@ from typing import Any
 
 from agents import RawResponsesStreamEvent, RunResultStreaming
 
-from shearpin.adapter import Reply, raise_if_meant
+from shearpin.adapter import Reply
+from shearpin_integrations.openai_agents.gaps import harmless
 from shearpin_integrations.openai_agents.reading import part
 
 _QUEUE = "_event_queue"
@@ -54,9 +55,7 @@ def listen(result: RunResultStreaming, hear: Callable[[Any], None]) -> None:
     def put_nowait(item: Any) -> None:
         put(item)
         if isinstance(item, RawResponsesStreamEvent):
-            try:
+            with harmless("reading of a stream"):
                 hear(item.data)
-            except Exception as error:  # noqa: BLE001 - sorted out by the next line
-                raise_if_meant(error, "reading of a stream")
 
     queue.put_nowait = put_nowait

@@ -56,6 +56,11 @@ class Watched:
         if span is not None:
             self.run.end(span, reply=reply)
 
+    def first_token(self) -> None:
+        """The model began to answer."""
+        if self.model is not None:
+            self.run.first_token(self.model)
+
     def withdraw_model(self) -> None:
         """Another guard refused the call."""
         span, self.model = self.model, None

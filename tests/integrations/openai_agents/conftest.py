@@ -126,7 +126,9 @@ async def consume(result: Any) -> Any:
     return result
 
 
-def run(agent: Agent[Any], pin: Guard, mode: str = "run", way: str = "hooks", given: Any = "Hello?", **options: Any) -> Any:
+def run(
+    agent: Agent[Any], pin: Guard, mode: str = "run", way: str = "hooks", given: Any = "Hello?", **options: Any
+) -> Any:
     """The result of a run under `pin`, on an event loop of its own."""
     if mode == "run_sync":
         with entered(pin, way), own_loop():

@@ -239,9 +239,7 @@ def another_runner() -> Any:
 
 @pytest.mark.usefixtures("another_runner")
 @pytest.mark.parametrize("mode", MODES)
-def test_under_another_runner_the_gate_holds_and_the_gap_is_told(
-    serve: Serve, agent: MakeAgent, mode: str
-) -> None:
+def test_under_another_runner_the_gate_holds_and_the_gap_is_told(serve: Serve, agent: MakeAgent, mode: str) -> None:
     ran: list[str] = []
     server, pin = serve(endless("search", {"q": "x"})), Guard(Budget(llm_calls=2))
     with pytest.warns(EnforcementGapWarning, match="another default runner"), pytest.raises(BudgetExceededError):

@@ -122,9 +122,11 @@ async def test_a_call_waits_for_tokens_that_one_in_flight_may_give_back(
     serve: Serve, agent: MakeAgent, guarded: MakeGuard
 ) -> None:
     inner = serve(lambda _: reply("short", usage=(10, 5), delay=0.05))
-    outer = serve(lambda request: reply("Done") if request.turn else tool_calls(
-        [("help0", {"input": "x"}), ("help1", {"input": "x"})]
-    ))
+    outer = serve(
+        lambda request: (
+            reply("Done") if request.turn else tool_calls([("help0", {"input": "x"}), ("help1", {"input": "x"})])
+        )
+    )
     helpers = [agent(inner, name=f"helper{n}").as_tool(f"help{n}", "Helps.") for n in range(2)]
     pin = guarded(Budget(tokens=1_150))  # each call is taken for more than 512
     result = await arun(agent(outer, *helpers, name="boss"), pin)

@@ -197,7 +197,9 @@ def test_parallel_tool_agents_are_each_in_their_own_tool(serve: Serve, agent: Ma
     pin = guarded()
     run(agent(outer, *helpers, name="boss"), pin)
     agents = [span for span in finished(pin).spans_of("agent") if span.name != "boss"]
-    assert {span.name: parent_of(finished(pin), span) for span in agents} == {f"helper{n}": f"help{n}" for n in range(3)}
+    assert {span.name: parent_of(finished(pin), span) for span in agents} == {
+        f"helper{n}": f"help{n}" for n in range(3)
+    }
 
 
 def test_code_in_a_tool_is_in_its_span(serve: Serve, agent: MakeAgent, guarded: MakeGuard) -> None:

@@ -34,8 +34,6 @@ from tests.integrations.openai_agents.conftest import (
 APIS = ("chat", "responses")
 
 
-
-
 @pytest.fixture
 def speaking(client: openai.AsyncOpenAI, agent: MakeAgent) -> Any:
     """`speaking(api, server, *tools)`: an agent whose model speaks one of OpenAI's two interfaces."""
@@ -53,9 +51,7 @@ USED = [Tokens(1_000, 100, cached=600, reasoning=40), Tokens(1_200, 50, cached=9
 
 @pytest.mark.parametrize("mode", ["run", "run_streamed"])
 @pytest.mark.parametrize("api", APIS)
-def test_usage_is_what_the_server_counted(
-    serve: Serve, speaking: Any, guarded: MakeGuard, api: str, mode: str
-) -> None:
+def test_usage_is_what_the_server_counted(serve: Serve, speaking: Any, guarded: MakeGuard, api: str, mode: str) -> None:
     server = serve([tool_call("search", {"q": "x"}, usage=USED[0]), reply("Hi", usage=USED[1])])
     pin = guarded(Budget(usd=1))
     asked = speaking(api, server, tool_of([]), model_settings=ModelSettings(include_usage=True))
@@ -132,7 +128,9 @@ def test_the_clients_own_retries_are_one_call(serve: Serve, agent: MakeAgent, gu
 def test_retries_of_the_sdk_ask_the_guard_once(serve: Serve, agent: MakeAgent, guarded: MakeGuard, mode: str) -> None:
     server, pin = serve([error(500), error(500), reply("Hi")]), guarded(Budget(llm_calls=1))
     retry = ModelRetrySettings(
-        max_retries=5, backoff={"initial_delay": 0.01}, policy=retry_policies.http_status([500])  # type: ignore[arg-type]
+        max_retries=5,
+        backoff={"initial_delay": 0.01},
+        policy=retry_policies.http_status([500]),  # type: ignore[arg-type]
     )
     assert run(agent(server, model_settings=ModelSettings(retry=retry)), pin, mode).final_output == "Hi"
     assert counts(finished(pin)) == (1, 1, 0)
@@ -247,9 +245,7 @@ def test_budgets_need_no_tracing_of_the_sdks(serve: Serve, agent: MakeAgent, gua
         assert [span.input for span in finished(pin).spans_of("tool")] == [{"q": "0"}, {"q": "1"}]
 
 
-def test_an_unknown_price_is_refused_before_the_first_call(
-    serve: Serve, agent: MakeAgent, guarded: MakeGuard
-) -> None:
+def test_an_unknown_price_is_refused_before_the_first_call(serve: Serve, agent: MakeAgent, guarded: MakeGuard) -> None:
     server, pin = serve([reply("Hi")]), guarded(Budget(usd=1))
     asked = agent(server)
     asked.model.model = "no-such-model"  # type: ignore[union-attr]
