@@ -15,8 +15,9 @@ __all__ = ["attach_to", "install_everywhere"]
 
 def attach_to(agent: Any, guard: Guard, *, service: str | None = None, **identity: Any) -> Any:
     """A copy of `agent`: a run that begins with it, also as a tool, is under `guard`; None for anything else."""
+    given: Any = agent
     if not isinstance(agent, Agent):
         return None
-    attached: Any = copy.copy(agent)  # not `clone`, which a subclass with fields of its own may not survive
+    attached: Any = copy.copy(given)  # not `clone`, which a subclass with fields of its own may not survive
     mark(attached, Attached(guard, service, {key: value for key, value in identity.items() if value is not None}))
     return attached

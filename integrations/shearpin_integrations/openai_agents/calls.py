@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from agents import RunState, Usage
+from agents import Usage
 
 from shearpin import Guard, RunStoppedError
 from shearpin.adapter import Place
@@ -136,7 +136,7 @@ class Call:
         """How far it came, and what its guardrails found; those of a state to go on with were told before."""
         if details is not None and watched.run.outermost:
             watched.run.reached(list(details.new_items))
-        before = guardrails.results_of(self.asked.input, "_") if isinstance(self.asked.input, RunState) else []
+        before = guardrails.results_of(self.asked.input, "_") if resuming.is_state(self.asked.input) else []
         known = Counter(guardrails.name_of(result) for result in before)
         found = {id(result): result for one in (details, outcome) for result in guardrails.results_of(one)}
         with contextlib.suppress(RunStoppedError):  # closing the run raises it
@@ -144,7 +144,7 @@ class Call:
 
     def _check_seen(self, result: Any) -> None:
         """Models answered, and nobody told us of any call: whatever runs here does not call hooks."""
-        answers = getattr(result, "raw_responses", ()) and not isinstance(self.asked.input, RunState)
+        answers = getattr(result, "raw_responses", ()) and not resuming.is_state(self.asked.input)
         for watched in self.watched.values():
             if answers and not watched.seen:
                 gaps.tell(watched.run, gaps.UNSEEN.format(watched.run.name))

@@ -38,5 +38,5 @@ def record(run: Run, results: Iterable[Any], known: Counter[str]) -> None:
             continue
         tripped = getattr(result.output, "tripwire_triggered", None)
         span = run.start("guardrail", name, parent=run.span)
-        told = {"output": result.output.output_info, "attributes": {"tripped": tripped}}
-        run.end(span, status="error" if tripped else "ok", **told)
+        output, facts = result.output.output_info, {"tripped": tripped}
+        run.end(span, output=output, status="error" if tripped else "ok", attributes=facts)

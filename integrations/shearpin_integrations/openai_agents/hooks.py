@@ -8,7 +8,7 @@ for the model where it comes out of a tool's body, as from an agent used as a to
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from agents import Agent, AgentHookContext, ModelResponse, RunContextWrapper, RunHooks, Tool, TResponseInputItem
@@ -80,11 +80,10 @@ class Telling(RunHooks[Any]):
                     await self.wrap.on_llm_end(context, agent, response)
             call.check(told)
 
-    def on_tool_start(
-        self, context: RunContextWrapper[Any], agent: Agent[Any], tool: Tool
-    ) -> Coroutine[Any, Any, None]:
+    def on_tool_start(self, context: RunContextWrapper[Any], agent: Agent[Any], tool: Tool) -> Any:
+        """A coroutine: `places` tells why this is no coroutine function."""
         call, told = self.told(context, agent)
-        return self._tool_start(call, told, enter_tool(call), context, agent, tool)  # see places.py
+        return self._tool_start(call, told, enter_tool(call), context, agent, tool)
 
     async def _tool_start(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from agents import RunState
 from agents.tool_context import ToolContext
@@ -43,16 +43,20 @@ def keep(run: Run, guard: Guard) -> None:
         paused.popitem(last=False)
 
 
-def noted_in(given: object) -> list[Any]:
-    """What is noted in the state that a call goes on with."""
-    extra: Any = getattr(getattr(given, _STATE, None), "extra", None) if isinstance(given, RunState) else None
+def is_state(given: object) -> TypeGuard[RunState[Any]]:
+    """Does a call go on with a run, rather than begin one?"""
+    return isinstance(given, RunState)
+
+
+def _noted_in(state: RunState[Any]) -> list[Any]:
+    extra: Any = getattr(getattr(state, _STATE, None), "extra", None)
     notes: Any = extra.get(_KEY) if is_dict(extra) else None
     return notes if is_list(notes) else []
 
 
 def open_again(run: Run, guard: Guard, state: RunState[Any], which: int) -> None:
     """Open `run` as the one that `state` is of, as far as it is known here; the guard's note is number `which`."""
-    notes = noted_in(state)
+    notes = _noted_in(state)
     paused: Mapping[str, Run] = vars(guard).get(_KEPT_AS, {})
     kept = [note["trace_id"] for note in notes if is_dict(note) and note.get("trace_id") in paused]
     if kept:
@@ -66,7 +70,7 @@ def open_again(run: Run, guard: Guard, state: RunState[Any], which: int) -> None
 
 def tool_around(state: object, around: Watched) -> Place | None:
     """The tool that goes on with `state`, the state of its own run; its context is an internal of that."""
-    context: Any = getattr(state, "_context", None) if isinstance(state, RunState) else None
+    context: Any = getattr(state, "_context", None) if is_state(state) else None
     if not isinstance(context, ToolContext):
         return None
     fields = {"input": parse_arguments(context.tool_arguments), "call_id": context.tool_call_id}

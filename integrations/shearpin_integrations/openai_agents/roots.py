@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from agents import RunConfig, RunState
+from agents import RunConfig
 
 from shearpin import Guard
 from shearpin.adapter import Run
@@ -42,7 +42,7 @@ class Asked:
         with harmless("reading of a run's metadata"):
             told = identity_of(self.config, self.session, self.conversation_id)
             identity |= {key: value for key, value in told.items() if value}
-        question = None if isinstance(self.input, RunState) else self.input
+        question = None if resuming.is_state(self.input) else self.input
         return guard.run(name, input=question, **identity)
 
 
@@ -56,7 +56,7 @@ def open_run(guard: Guard, asked: Asked, own: Slot, which: int) -> Run:
     run = asked.run_of(guard, inside=around is not None)
     if around is not None:
         run.open(resuming.tool_around(asked.input, around))
-    elif isinstance(asked.input, RunState):
+    elif resuming.is_state(asked.input):
         resuming.open_again(run, guard, asked.input, which)
     else:
         run.open()

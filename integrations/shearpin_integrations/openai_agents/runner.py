@@ -94,7 +94,9 @@ class PassThroughRunner(AgentRunner):
 
 @contextlib.contextmanager
 def installed(guard: Guard) -> Generator[None]:
-    """Every run is under `guard` until the block ends: ``with installed(pin): await Runner.run(agent, q)``.
+    """Every run is under `guard` until the block ends.
+
+    ``with installed(pin): await Runner.run(agent, question)``
 
     Code that runs elsewhere at the same time is not concerned, nor are threads that do not share this context.
     """

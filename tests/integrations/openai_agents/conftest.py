@@ -8,7 +8,15 @@ from typing import Any
 
 import openai
 import pytest
-from agents import Agent, FunctionTool, OpenAIChatCompletionsModel, Runner, function_tool, set_trace_processors
+from agents import (
+    Agent,
+    FunctionTool,
+    OpenAIChatCompletionsModel,
+    OpenAIResponsesModel,
+    Runner,
+    function_tool,
+    set_trace_processors,
+)
 
 import shearpin
 from shearpin import Guard, Trace
@@ -18,6 +26,7 @@ from shearpin_integrations.openai_agents import ShearpinRunHooks, installed
 
 Serve = Callable[..., ScriptedServer]
 MakeAgent = Callable[..., Agent[Any]]
+MakeAgentOver = Callable[..., Agent[Any]]
 MakeGuard = Callable[..., Guard]
 
 # The SDK's own exporter would look for api.openai.com.
@@ -57,6 +66,18 @@ def agent(client: openai.AsyncOpenAI) -> MakeAgent:
     def make(server: ScriptedServer, *tools: Any, name: str = "assistant", **options: Any) -> Agent[Any]:
         model = OpenAIChatCompletionsModel("gpt-4o", client.with_options(base_url=server.base_url))
         return Agent(**{"name": name, "model": model, "tools": list(tools), **options})
+
+    return make
+
+
+@pytest.fixture
+def speaking(client: openai.AsyncOpenAI, agent: MakeAgent) -> MakeAgentOver:
+    """`speaking(api, server, *tools)`: an agent whose model speaks one of OpenAI's two interfaces."""
+
+    def make(api: str, server: ScriptedServer, *tools: Any, **options: Any) -> Agent[Any]:
+        if api == "responses":
+            options["model"] = OpenAIResponsesModel("gpt-4o", client.with_options(base_url=server.base_url))
+        return agent(server, *tools, **options)
 
     return make
 

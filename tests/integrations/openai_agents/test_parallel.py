@@ -11,7 +11,7 @@ import pytest
 from agents import Runner, function_tool
 from agents.run import RunConfig
 
-from shearpin import Budget, BudgetExceededError, EnforcementGapWarning, Guard, LoopBreaker, RunStoppedError
+from shearpin import Budget, BudgetExceededError, Guard, LoopBreaker, RunStoppedError
 from shearpin.testing import Reply, Request, reply, tool_call, tool_calls
 from shearpin_integrations.openai_agents import ShearpinRunHooks, installed
 from tests.integrations.openai_agents.conftest import (

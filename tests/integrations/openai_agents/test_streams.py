@@ -4,15 +4,15 @@ import asyncio
 import gc
 from typing import Any
 
-import openai
 import pytest
-from agents import MaxTurnsExceeded, ModelSettings, OpenAIResponsesModel, Runner
+from agents import MaxTurnsExceeded, ModelSettings, Runner
 
 from shearpin import Budget, BudgetExceededError, RunStoppedError
 from shearpin.testing import Reply, Request, reply, tool_call
 from shearpin_integrations.openai_agents import ShearpinRunHooks
 from tests.integrations.openai_agents.conftest import (
     MakeAgent,
+    MakeAgentOver,
     MakeGuard,
     Serve,
     consume,
@@ -102,13 +102,11 @@ async def test_a_stream_cancelled_after_its_turn_ends_well(serve: Serve, agent: 
 
 @pytest.mark.parametrize("api", ["chat", "responses"])
 async def test_a_stream_that_breaks_off_is_charged_for_what_came(
-    serve: Serve, agent: MakeAgent, guarded: MakeGuard, client: openai.AsyncOpenAI, api: str
+    serve: Serve, speaking: MakeAgentOver, guarded: MakeGuard, api: str
 ) -> None:
     server = serve([reply("one two three four five six", cut_after=8 if api == "responses" else 4)])
     pin = guarded(Budget(usd=1))
-    asked = agent(server)
-    if api == "responses":
-        asked.model = OpenAIResponsesModel("gpt-4o", client.with_options(base_url=server.base_url))
+    asked = speaking(api, server)
     with pytest.raises(Exception) as broken:  # noqa: PT011 - the client's own
         await consume(Runner.run_streamed(asked, "x", hooks=ShearpinRunHooks(pin)))
     assert not isinstance(broken.value, RunStoppedError)
@@ -121,12 +119,10 @@ async def test_a_stream_that_breaks_off_is_charged_for_what_came(
 
 @pytest.mark.parametrize("api", ["chat", "responses"])
 async def test_the_time_to_the_first_token_is_known(
-    serve: Serve, agent: MakeAgent, guarded: MakeGuard, client: openai.AsyncOpenAI, api: str
+    serve: Serve, speaking: MakeAgentOver, guarded: MakeGuard, api: str
 ) -> None:
     server, pin = serve([reply("one two three", delay=0.05, chunk_delay=0.03)]), guarded()
-    asked = agent(server)
-    if api == "responses":
-        asked.model = OpenAIResponsesModel("gpt-4o", client.with_options(base_url=server.base_url))
+    asked = speaking(api, server)
     await consume(Runner.run_streamed(asked, "x", hooks=ShearpinRunHooks(pin)))
     (span,) = finished(pin).spans_of("llm")
     assert 0.05e9 < (span.time_to_first_token_ns or 0) < span.duration_ns

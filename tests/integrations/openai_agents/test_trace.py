@@ -24,6 +24,7 @@ from shearpin import Budget, BudgetExceededError, LoopBreaker, LoopDetectedError
 from shearpin.testing import Reply, Request, Tokens, reply, tool_call, tool_calls
 from tests.integrations.openai_agents.conftest import (
     MakeAgent,
+    MakeAgentOver,
     MakeGuard,
     Serve,
     counts,
@@ -53,14 +54,12 @@ def test_a_run_of_two_turns(serve: Serve, agent: MakeAgent, guarded: MakeGuard, 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("api", ["chat", "responses"])
 def test_a_model_call_has_all_its_fields(
-    serve: Serve, agent: MakeAgent, guarded: MakeGuard, client: openai.AsyncOpenAI, api: str, mode: str
+    serve: Serve, speaking: MakeAgentOver, guarded: MakeGuard, api: str, mode: str
 ) -> None:
     server = serve([tool_call("search", {"q": "x"}, reasoning="Hm."), reply("Hi", usage=Tokens(50, 5))])
     pin = guarded()
     settings = ModelSettings(temperature=0.3, max_tokens=99, include_usage=True)
-    asked = agent(server, tool_of([]), instructions="Be brief.", model_settings=settings)
-    if api == "responses":
-        asked.model = OpenAIResponsesModel("gpt-4o", client.with_options(base_url=server.base_url))
+    asked = speaking(api, server, tool_of([]), instructions="Be brief.", model_settings=settings)
     run(asked, pin, mode)
     first, last = finished(pin).spans_of("llm")
     assert (first.provider, first.request_model, first.temperature, first.max_tokens) == ("openai", "gpt-4o", 0.3, 99)
@@ -252,7 +251,7 @@ def test_identity_is_in_the_metadata_of_the_trace(serve: Serve, agent: MakeAgent
 
 
 @pytest.mark.parametrize(
-    ("config", "session", "expected"),
+    "case",
     [
         ({"group_id": "g", "trace_metadata": {"session_id": "m"}}, "s", "m"),
         ({"group_id": "g"}, "s", "g"),
@@ -261,8 +260,9 @@ def test_identity_is_in_the_metadata_of_the_trace(serve: Serve, agent: MakeAgent
     ],
 )
 def test_the_session_is_the_group_by_default(
-    serve: Serve, agent: MakeAgent, guarded: MakeGuard, config: Any, session: str | None, expected: str | None
+    serve: Serve, agent: MakeAgent, guarded: MakeGuard, case: tuple[Any, ...]
 ) -> None:
+    config, session, expected = case
     server, pin = serve([reply("Hi")]), guarded()
     kept = SQLiteSession(session) if session else None
     run(agent(server), pin, run_config=config, session=kept)

@@ -11,7 +11,7 @@ from agents import (
     InputGuardrailTripwireTriggered,
     ModelBehaviorError,
     ModelSettings,
-    OpenAIResponsesModel,
+    OpenAIChatCompletionsModel,
     input_guardrail,
     retry_policies,
 )
@@ -22,6 +22,7 @@ from shearpin import Budget, BudgetExceededError, RunStoppedError
 from shearpin.testing import Reply, Request, ScriptedServer, Tokens, ToolCall, error, hang, reply, tool_call, tool_calls
 from tests.integrations.openai_agents.conftest import (
     MakeAgent,
+    MakeAgentOver,
     MakeGuard,
     Serve,
     arun,
@@ -34,24 +35,14 @@ from tests.integrations.openai_agents.conftest import (
 APIS = ("chat", "responses")
 
 
-@pytest.fixture
-def speaking(client: openai.AsyncOpenAI, agent: MakeAgent) -> Any:
-    """`speaking(api, server, *tools)`: an agent whose model speaks one of OpenAI's two interfaces."""
-
-    def make(api: str, server: ScriptedServer, *tools: Any, **options: Any) -> Agent[Any]:
-        if api == "responses":
-            options["model"] = OpenAIResponsesModel("gpt-4o", client.with_options(base_url=server.base_url))
-        return agent(server, *tools, **options)
-
-    return make
-
-
 USED = [Tokens(1_000, 100, cached=600, reasoning=40), Tokens(1_200, 50, cached=900)]
 
 
 @pytest.mark.parametrize("mode", ["run", "run_streamed"])
 @pytest.mark.parametrize("api", APIS)
-def test_usage_is_what_the_server_counted(serve: Serve, speaking: Any, guarded: MakeGuard, api: str, mode: str) -> None:
+def test_usage_is_what_the_server_counted(
+    serve: Serve, speaking: MakeAgentOver, guarded: MakeGuard, api: str, mode: str
+) -> None:
     server = serve([tool_call("search", {"q": "x"}, usage=USED[0]), reply("Hi", usage=USED[1])])
     pin = guarded(Budget(usd=1))
     asked = speaking(api, server, tool_of([]), model_settings=ModelSettings(include_usage=True))
@@ -116,10 +107,10 @@ def test_a_request_that_failed_is_given_back(serve: Serve, agent: MakeAgent, gua
     assert finished(pin).usage.total_tokens == 0
 
 
-def test_the_clients_own_retries_are_one_call(serve: Serve, agent: MakeAgent, guarded: MakeGuard, client: Any) -> None:
+def test_the_clients_own_retries_are_one_call(serve: Serve, guarded: MakeGuard, client: openai.AsyncOpenAI) -> None:
     server, pin = serve([error(500), error(500), reply("Hi")]), guarded(Budget(llm_calls=1))
-    asked = agent(server)
-    asked.model._client = client.with_options(base_url=server.base_url, max_retries=2)  # type: ignore[union-attr]
+    patient = client.with_options(base_url=server.base_url, max_retries=2)
+    asked = Agent(name="assistant", model=OpenAIChatCompletionsModel("gpt-4o", patient))
     assert run(asked, pin).final_output == "Hi"
     assert counts(finished(pin)) == (1, 1, 0)
 
