@@ -10,9 +10,8 @@ from agents import AgentsException
 
 from shearpin.adapter import register_pass_through
 from shearpin_integrations.openai_agents.hooks import ShearpinRunHooks
-from shearpin_integrations.openai_agents.runner import installed, take_place
+from shearpin_integrations.openai_agents.runner import installed
 
 __all__ = ["ShearpinRunHooks", "installed"]
 
 register_pass_through(AgentsException)
-take_place()

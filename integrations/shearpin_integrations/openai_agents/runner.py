@@ -204,3 +204,6 @@ def _too_many_turns(result: RunResultStreaming) -> MaxTurnsExceeded | None:
     if answered or limit is None or result.current_turn <= limit:
         return None
     return MaxTurnsExceeded(f"Max turns ({limit}) exceeded")
+
+
+take_place()

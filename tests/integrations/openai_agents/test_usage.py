@@ -19,7 +19,7 @@ from agents.model_settings import ModelRetrySettings
 from agents.run import RunConfig
 
 from shearpin import Budget, BudgetExceededError, RunStoppedError
-from shearpin.testing import Reply, Request, ScriptedServer, Tokens, ToolCall, error, hang, reply, tool_call, tool_calls
+from shearpin.testing import Reply, Request, Tokens, ToolCall, error, hang, reply, tool_call, tool_calls
 from tests.integrations.openai_agents.conftest import (
     MakeAgent,
     MakeAgentOver,
