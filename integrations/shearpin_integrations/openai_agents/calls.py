@@ -32,6 +32,7 @@ class Call:
         self.tools = Batch(lambda: self.models.unanswered)
         self._usage: weakref.ref[Usage] | None = None
         self._doors: dict[Guard, object] = {}
+        self._over = False
 
     # --- its guards -----------------------------------------------------------------------------------------------
 
@@ -75,6 +76,8 @@ class Call:
 
     def answered(self, result: Any) -> None:
         """The runner has a result. Raises a stop that was swallowed on the way."""
+        if self._over:
+            return
         paused = bool(getattr(result, "interruptions", None))
         for watched in self.watched.values():
             with harmless("record of a result"):
@@ -95,6 +98,8 @@ class Call:
 
     def failed(self, error: BaseException, details: Any = None) -> None:
         """The runner raises `error`, with `details` of its run. Raises the stop instead, if there is one."""
+        if self._over:
+            return
         for watched in self.watched.values():
             with harmless("record of an error"):
                 self.models.break_off(watched, error, alone=self.slot.outer is None)
@@ -123,6 +128,7 @@ class Call:
                 one.run.check()
 
     def _close(self, error: BaseException | None, status: Any) -> None:
+        self._over = True
         stop: RunStoppedError | None = None
         for watched in reversed(self.watched.values()):
             try:
@@ -130,6 +136,8 @@ class Call:
             except RunStoppedError as raised:
                 stop = raised
         if stop is not None:
+            if getattr(stop, "run_data", None) is None:  # the SDK's, on the error it knows of
+                vars(stop)["run_data"] = getattr(error, "run_data", None)
             raise stop.with_traceback(None) from error
 
     def _record(self, watched: Watched, details: Any, outcome: Any) -> None:

@@ -85,10 +85,8 @@ class PassThroughRunner(AgentRunner):
             return self.inner.run_streamed(starting_agent, input, **kwargs)
         with _closing(call):
             result = self.inner.run_streamed(starting_agent, input, **kwargs)
-        task = result.run_loop_task
         listen(result, partial(_hear, call))
-        if task is not None:  # told before anybody who awaits it, as the stream's consumer does at its end
-            task.add_done_callback(partial(_stream_ended, call, result))
+        _follow(call, result)
         return result
 
 
@@ -183,15 +181,34 @@ def _ended(call: Call, result: RunResult) -> RunResult:
     return result
 
 
-def _stream_ended(call: Call, result: RunResultStreaming, task: asyncio.Task[Any]) -> None:
-    """The stream's own task is over; its consumer is told of errors by the SDK."""
-    error: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()
-    error = error or _too_many_turns(result)
-    with contextlib.suppress(RunStoppedError):  # the hooks have raised it in the task
-        if error is None:
-            call.answered(result)
-        else:
-            call.failed(error, result)
+def _follow(call: Call, result: RunResultStreaming) -> None:
+    """Put a task around the stream's own, as the SDK does too: what ends the call is raised where that would be."""
+    task = result.run_loop_task
+    if task is None:
+        return
+    result.run_loop_task = asyncio.create_task(_to_its_end(call, result, task))
+    result.run_loop_task.add_done_callback(partial(_given_up, call, result, task))
+
+
+async def _to_its_end(call: Call, result: RunResultStreaming, task: asyncio.Task[Any]) -> None:
+    try:
+        await task
+    except BaseException as error:
+        call.failed(error, result)
+        raise
+    counted_out = _too_many_turns(result)
+    if counted_out is None:
+        call.answered(result)
+    else:
+        call.failed(counted_out, result)
+
+
+def _given_up(call: Call, result: RunResultStreaming, task: asyncio.Task[Any], ours: asyncio.Task[Any]) -> None:
+    """Cancelled before it began, a task does nothing, not even cancel what it is around."""
+    if ours.cancelled():
+        task.cancel()
+        with contextlib.suppress(RunStoppedError):  # whoever cancelled it will not look
+            call.failed(asyncio.CancelledError(), result)
 
 
 def _hear(call: Call, event: Any) -> None:

@@ -268,3 +268,40 @@ def test_a_guard_reached_twice_counts_once(serve: Serve, agent: MakeAgent, guard
 
     asyncio.run(go())
     assert counts(finished(pin)) == (2, 2, 1)
+
+
+# --- tools whose end is not told as others' is
+
+
+def ending(how: str, done: list[str]) -> Any:
+    """A tool whose calls for "1" end in some way of their own."""
+
+    async def search(q: str) -> str:
+        await asyncio.sleep(0.03)
+        if q == "1" and how == "cancelled":
+            raise asyncio.CancelledError
+        if q == "1" and how.startswith("timeout"):
+            await asyncio.sleep(5)
+        done.append(q)
+        return q
+
+    if how == "timeout as result":
+        return function_tool(timeout=0.06)(search)
+    if how == "timeout raised":
+        return function_tool(timeout=0.06, timeout_behavior="raise_exception")(search)
+    return function_tool(search)
+
+
+@pytest.mark.parametrize("mode", ["run", "run_streamed"])
+@pytest.mark.parametrize("how", ["timeout as result", "timeout raised", "cancelled"])
+def test_whatever_way_a_sibling_ends_the_stop_comes_out(
+    serve: Serve, agent: MakeAgent, guarded: MakeGuard, how: str, mode: str
+) -> None:
+    done: list[str] = []
+    server, pin = serve([tool_calls(ASKED)]), guarded(Budget(tool_calls=2))
+    began = time.monotonic()
+    with pytest.raises(BudgetExceededError):
+        run(agent(server, ending(how, done)), pin, mode)
+    assert time.monotonic() - began < 3
+    assert done == ["0"]
+    assert server.served == 1
