@@ -82,7 +82,8 @@ class Call:
         for watched in self.watched.values():
             with harmless("record of a result"):
                 self._record(watched, result, result)
-                watched.end_agent()
+                if not paused:
+                    watched.end_agent()
                 watched.run.returned(result.final_output)
         waiting = [watched for watched in self.watched.values() if paused and watched.run.outermost]
         if waiting:

@@ -95,6 +95,8 @@ class Telling(RunHooks[Any]):
         tool: Tool,
     ) -> None:
         with call.stopping():
+            for watched in told:
+                watched.tool_first(agent.name)
             await call.tools.start(told, slot, context, tool)
         if self.wrap is not None:
             await self.wrap.on_tool_start(context, agent, tool)

@@ -211,4 +211,8 @@ def usage_since(before: Counts | None, usage: object) -> OurUsage | None:
 
 def beside_model(error: BaseException) -> bool:
     """Did something beside a model call break it off? Then what was sent may have been served."""
-    return isinstance(error, InputGuardrailTripwireTriggered | RunStoppedError)
+    return isinstance(error, InputGuardrailTripwireTriggered | RunStoppedError) or type(error).__name__ == _GAVE_UP
+
+
+_GAVE_UP = "ModelTimeoutError"
+"""The SDK's own deadline, which its older versions have not: it cancels the request."""

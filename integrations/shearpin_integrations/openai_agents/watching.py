@@ -20,17 +20,24 @@ class Watched:
         self.model: Span | None = None
         self.tools: dict[object, Place] = {}
         self.seen = False
+        self._early = False
 
     # --- agents ---------------------------------------------------------------------------------------------------
 
     def agent_starts(self, name: str) -> None:
         """An agent has the word: the one the run is named after, or another one, in a span of its own."""
-        first = not self.seen and name == self.run.span.name
-        self.seen = True
+        first = self._early or (not self.seen and name == self.run.span.name)
+        self.seen, self._early = True, False
         self.run.check()
         if not first:
             self.end_agent()
             self.place = Place(self.run, self.run.start("agent", name, parent=self.run.span))
+
+    def tool_first(self, name: str) -> None:
+        """A run that goes on begins with the tool that waited, and only then with its agent."""
+        if not self.seen:
+            self.agent_starts(name)
+            self._early = True
 
     def end_agent(self, output: object = None) -> None:
         """The agent that has the word has said all."""

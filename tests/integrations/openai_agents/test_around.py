@@ -11,8 +11,8 @@ import pytest
 from agents import (
     GuardrailFunctionOutput,
     LocalShellTool,
-    RunState,
     Runner,
+    RunState,
     SQLiteSession,
     function_tool,
     input_guardrail,
@@ -25,7 +25,6 @@ from shearpin.testing import Request, endless, reply, tool_call
 from shearpin_integrations.openai_agents import ShearpinRunHooks, reading
 from tests.integrations.openai_agents.conftest import (
     MakeAgent,
-    MakeAgentOver,
     MakeGuard,
     Serve,
     arun,
@@ -63,7 +62,9 @@ async def test_a_stopped_run_can_be_begun_again_from_what_it_had_reached(
     serve: Serve, agent: MakeAgent, guarded: MakeGuard, mode: str
 ) -> None:
     ran: list[str] = []
-    server = serve(lambda request: reply("Done") if request.turn == 3 else tool_call("search", {"q": str(request.turn)}))
+    server = serve(
+        lambda request: reply("Done") if request.turn == 3 else tool_call("search", {"q": str(request.turn)})
+    )
     asked = agent(server, tool_of(ran))
     with pytest.raises(BudgetExceededError) as stopped:
         await arun(asked, guarded(Budget(llm_calls=2)), mode)
@@ -217,9 +218,7 @@ def test_arguments_that_are_no_json_are_kept_as_they_are(serve: Serve, agent: Ma
     assert finished(pin).status == "ok"
 
 
-async def test_guardrails_of_a_paused_run_are_recorded_once(
-    serve: Serve, agent: MakeAgent, guarded: MakeGuard
-) -> None:
+async def test_guardrails_of_a_paused_run_are_recorded_once(serve: Serve, agent: MakeAgent, guarded: MakeGuard) -> None:
     @input_guardrail(name="polite")
     async def polite(*_: Any) -> GuardrailFunctionOutput:
         return GuardrailFunctionOutput(output_info="fine", tripwire_triggered=False)
@@ -237,10 +236,9 @@ async def test_guardrails_of_a_paused_run_are_recorded_once(
     assert len(finished(pin).spans_of("guardrail")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
-def test_many_turns_are_recorded_in_linear_space(
-    serve: Serve, agent: MakeAgent, guarded: MakeGuard, mode: str
-) -> None:
+def test_many_turns_are_recorded_in_linear_space(serve: Serve, agent: MakeAgent, guarded: MakeGuard, mode: str) -> None:
     def script(request: Request) -> Any:
         return reply("Done") if request.turn == 40 else tool_call("search", {"q": str(request.turn)})
 

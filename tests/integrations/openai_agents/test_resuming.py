@@ -233,3 +233,21 @@ async def test_a_paused_run_that_nobody_resumes_is_paused(serve: Serve, agent: M
     await arun(agent(server, careful_tool([])), pin)
     assert finished(pin).status == "paused"
     assert pin.active == []
+
+
+@pytest.mark.parametrize("workflow", [None, "desk"])
+async def test_a_tool_that_waited_is_its_agents(
+    serve: Serve, agent: MakeAgent, guarded: MakeGuard, workflow: str | None
+) -> None:
+    server = serve([tool_call("transfer_to_billing"), tool_call("delete", {"q": "x"}), reply("Done")])
+    taker = agent(server, careful_tool([]), name="billing")
+    asked, pin = agent(server, name="support", handoffs=[taker]), guarded()
+    config = RunConfig(workflow_name=workflow) if workflow else None
+    paused = await arun(asked, pin, run_config=config)
+    await arun(asked, pin, given=approved(paused), run_config=config)
+    trace = finished(pin)
+    assert [(span.name, span.agent) for span in trace.spans_of("tool")] == [("delete", "billing")]
+    before = [workflow, "support"] if workflow else ["support"]
+    assert [span.name for span in trace.spans_of("agent")] == [*before, "billing", "billing"]
+    assert [span.status for span in trace.spans_of("agent")][-2:] == ["paused", "ok"]
+    assert counts(trace) == (3, 3, 1)

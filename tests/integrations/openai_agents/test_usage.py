@@ -172,6 +172,31 @@ async def test_a_provider_that_hangs_is_given_up_and_charged(
     assert span.usage_estimated
 
 
+@pytest.mark.skipif("timeout" not in ModelSettings.__dataclass_fields__, reason="this version has no such deadline")
+@pytest.mark.parametrize("mode", ["run", "run_streamed"])
+def test_the_sdks_own_deadline_charges_what_was_given_up(
+    serve: Serve, agent: MakeAgent, guarded: MakeGuard, mode: str
+) -> None:
+    server, pin = serve([hang()]), guarded(Budget(usd=1))
+    settings = ModelSettings(timeout=0.1)
+    with pytest.raises(Exception, match="timed out") as late:
+        run(agent(server, model_settings=settings), pin, mode)
+    assert type(late.value).__name__ == "ModelTimeoutError"
+    (span,) = finished(pin).spans_of("llm")
+    assert span.usage_estimated
+    assert finished(pin).status == "error"
+
+
+def test_a_guard_that_observes_stops_nothing(serve: Serve, agent: MakeAgent, guarded: MakeGuard) -> None:
+    ran: list[str] = []
+    server = serve([tool_calls([("search", {"q": "a"}), ("search", {"q": "b"})]), reply("Hi")])
+    pin = guarded(Budget(llm_calls=1, tool_calls=1), mode="observe")
+    assert run(agent(server, tool_of(ran)), pin).final_output == "Hi"
+    assert sorted(ran) == ["a", "b"]
+    assert finished(pin).status == "ok"
+    assert len([decision for decision in finished(pin).decisions if decision.verdict == "stop"]) == 1
+
+
 # --- guardrails beside a model call
 
 
