@@ -101,6 +101,8 @@ class Call:
         """The runner raises `error`, with `details` of its run. Raises the stop instead, if there is one."""
         if self._over:
             return
+        if isinstance(error, RunStoppedError):
+            vars(error).setdefault("run_data", None)  # the SDK reads it of every error of its own class
         for watched in self.watched.values():
             with harmless("record of an error"):
                 self.models.break_off(watched, error, alone=self.slot.outer is None)
