@@ -50,7 +50,21 @@ class Batch:
             if isinstance(error, RunStoppedError):
                 await self._until_idle()
             raise
-        self._running.add(key)
+        self._follow(key, slot.task)
+
+    def _follow(self, key: object, task: asyncio.Task[Any] | None) -> None:
+        """The tool runs until its end is told, or its task is over: a pause inside of it, or its failure, is not told.
+
+        Of a tool whose task is not known, since the user's own hooks call ours, nobody waits for the end.
+        """
+        if task is not None and task is not asyncio.current_task():
+            self._running.add(key)
+            task.add_done_callback(lambda _: self._gone(key))
+
+    def _gone(self, key: object) -> None:
+        self._running.discard(key)
+        if self._idle is not None and not self._running:
+            self._idle.set()
 
     def end(self, watched: Sequence[Watched], context: Any, tool: Tool, result: object) -> None:
         """A tool answered."""
@@ -61,9 +75,7 @@ class Batch:
                     one.tool_goes_on(key, tool.name, self._fields(context, tool))
                 one.tool_ends(key, result, failed=reading.tool_failed())
         finally:
-            self._running.discard(key)
-            if self._idle is not None and not self._running:
-                self._idle.set()
+            self._gone(key)
 
     def _fields(self, context: Any, tool: Tool) -> dict[str, Any]:
         with harmless("reading of a tool call"):

@@ -7,9 +7,10 @@ awaited, is seen in the tool's body, in its thread, and in every run that it sta
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shearpin.adapter import Place, register_locator
 
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
 class Slot:
     """A call of the runner, or one of its tools: then it has the places of the tool's spans, once they are let in."""
 
-    __slots__ = ("call", "outer", "places")
+    __slots__ = ("call", "outer", "places", "task")
 
-    def __init__(self, call: Call, outer: Slot | None) -> None:
-        self.call, self.outer = call, outer
+    def __init__(self, call: Call, outer: Slot | None, task: asyncio.Task[Any] | None = None) -> None:
+        self.call, self.outer, self.task = call, outer, task
         self.places: dict[Guard, Place] = {}
 
 
@@ -33,7 +34,7 @@ here: ContextVar[Slot | None] = ContextVar("shearpin_openai_agents", default=Non
 
 def enter_tool(call: Call) -> Slot:
     """The slot of a tool that is about to run in this task."""
-    slot = Slot(call, call.slot)
+    slot = Slot(call, call.slot, asyncio.current_task())
     here.set(slot)
     return slot
 

@@ -1,5 +1,6 @@
 """A run that waits for an approval is one run, whoever goes on with it, and wherever."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -251,3 +252,18 @@ async def test_a_tool_that_waited_is_its_agents(
     assert [span.name for span in trace.spans_of("agent")] == [*before, "billing", "billing"]
     assert [span.status for span in trace.spans_of("agent")][-2:] == ["paused", "ok"]
     assert counts(trace) == (3, 3, 1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_refusal_beside_a_tool_agent_that_pauses_is_no_deadlock(
+    serve: Serve, agent: MakeAgent, guarded: MakeGuard, mode: str
+) -> None:
+    searched: list[str] = []
+    helper = agent(serve(one_deletion), careful_tool([]), name="helper").as_tool("help", "Helps.")
+    batch = [("help", {"input": "x"}), ("search", {"q": "a"}), ("search", {"q": "b"})]
+    outer, pin = serve([tool_calls(batch)]), guarded(Budget(tool_calls=2))
+    async with asyncio.timeout(5):
+        with pytest.raises(BudgetExceededError):
+            await arun(agent(outer, helper, tool_of(searched), name="boss"), pin, mode)
+    assert searched == ["a"]
+    assert finished(pin).status == "stopped"
