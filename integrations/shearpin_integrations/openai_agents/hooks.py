@@ -17,7 +17,7 @@ from agents.lifecycle import RunHooksBase
 from shearpin import Guard
 from shearpin_integrations.openai_agents import strays
 from shearpin_integrations.openai_agents.calls import Call
-from shearpin_integrations.openai_agents.places import Slot, enter_tool
+from shearpin_integrations.openai_agents.places import Slot, enter
 from shearpin_integrations.openai_agents.watching import Watched
 
 
@@ -57,18 +57,22 @@ class Telling(RunHooks[Any]):
         if self.wrap is not None:  # in the SDK's own way: by name
             await self.wrap.on_handoff(context=context, from_agent=from_agent, to_agent=to_agent)
 
-    async def on_llm_start(
+    def on_llm_start(
         self,
         context: RunContextWrapper[Any],
         agent: Agent[Any],
         system_prompt: str | None,
         input_items: list[TResponseInputItem],
-    ) -> None:
+    ) -> Any:
+        """A coroutine: `places` tells why this is no coroutine function."""
         call, told = self.told(context, agent)
+        return self._llm_start(call, told, enter(call), (context, agent, system_prompt, input_items))
+
+    async def _llm_start(self, call: Call, told: Sequence[Watched], slot: Slot, event: tuple[Any, ...]) -> None:
         with call.stopping():
-            await call.models.start(told, context.usage, agent, system_prompt, input_items)
+            await call.models.start(told, slot, *event)
         if self.wrap is not None:
-            await self.wrap.on_llm_start(context, agent, system_prompt, input_items)
+            await self.wrap.on_llm_start(*event)
 
     async def on_llm_end(self, context: RunContextWrapper[Any], agent: Agent[Any], response: ModelResponse) -> None:
         call, told = self.told(context, agent)
@@ -83,7 +87,7 @@ class Telling(RunHooks[Any]):
     def on_tool_start(self, context: RunContextWrapper[Any], agent: Agent[Any], tool: Tool) -> Any:
         """A coroutine: `places` tells why this is no coroutine function."""
         call, told = self.told(context, agent)
-        return self._tool_start(call, told, enter_tool(call), context, agent, tool)
+        return self._tool_start(call, told, enter(call), context, agent, tool)
 
     async def _tool_start(
         self,

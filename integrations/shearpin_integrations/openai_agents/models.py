@@ -7,12 +7,13 @@ import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from agents import Agent, ModelResponse, RunConfig, Usage
+from agents import Agent, ModelResponse, RunConfig, RunContextWrapper, Usage
 
 from shearpin.adapter import Reply, is_dict
 from shearpin_integrations.openai_agents import reading
 from shearpin_integrations.openai_agents.gaps import harmless
 from shearpin_integrations.openai_agents.messages import Prompts
+from shearpin_integrations.openai_agents.places import Slot
 from shearpin_integrations.openai_agents.streams import Heard
 from shearpin_integrations.openai_agents.watching import Watched
 
@@ -35,12 +36,14 @@ class ModelCalls:
     async def start(
         self,
         watched: Sequence[Watched],
-        usage: Usage,
+        slot: Slot,
+        context: RunContextWrapper[Any],
         agent: Agent[Any],
         system_prompt: str | None,
         items: Sequence[Any],
     ) -> None:
         """A model is about to be called. Where the call cannot be read, the guards are asked without what it says."""
+        usage = context.usage
         self._heard, self._usage, self._spent = Heard(), weakref.ref(usage), reading.spent(usage)
         fields: dict[str, Any] = {"request_model": _UNREAD}
         with harmless("reading of a model call"):
@@ -49,7 +52,7 @@ class ModelCalls:
         let_in: list[Watched] = []
         try:
             for one in watched:
-                await one.model_starts(fields)
+                slot.places[one.guard] = await one.model_starts(fields)
                 let_in.append(one)
         except BaseException:
             for one in let_in:

@@ -2,7 +2,7 @@
 
 The SDK calls each hook in a task of its own, so that a context variable set *in* a hook is seen by nobody. But the call
 that makes a hook's coroutine is made in the task that runs the tool afterwards: what is set there, before anything is
-awaited, is seen in the tool's body, in its thread, and in every run that it starts.
+awaited, is seen in the tool's body, in its thread, and in every run that it starts; and so with a model's client.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Slot:
-    """A call of the runner, or one of its tools: then it has the places of the tool's spans, once they are let in."""
+    """A call of the runner, or a model call or a tool in it: then it has the places of its spans once they are let in."""
 
     __slots__ = ("call", "outer", "places", "task")
 
@@ -32,8 +32,8 @@ class Slot:
 here: ContextVar[Slot | None] = ContextVar("shearpin_openai_agents", default=None)
 
 
-def enter_tool(call: Call) -> Slot:
-    """The slot of a tool that is about to run in this task."""
+def enter(call: Call) -> Slot:
+    """The slot of a model call that is about to be made in this task, or of a tool that is about to run in it."""
     slot = Slot(call, call.slot, asyncio.current_task())
     here.set(slot)
     return slot

@@ -52,10 +52,11 @@ class Watched:
 
     # --- models ---------------------------------------------------------------------------------------------------
 
-    async def model_starts(self, fields: Mapping[str, Any]) -> None:
+    async def model_starts(self, fields: Mapping[str, Any]) -> Place:
         """A model is about to be called; waits for calls in flight."""
         self.seen = True
         self.model = await self.run.astart("llm", fields["request_model"], parent=self.place.span, **fields)
+        return Place(self.run, self.model)
 
     def model_ends(self, reply: Reply) -> None:
         """The model answered."""
