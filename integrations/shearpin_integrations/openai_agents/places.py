@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Slot:
-    """A call of the runner, or a model call or a tool in it: then it has the places of its spans once they are let in."""
+    """A call of the runner, or a model call or a tool in it: that has the places of its spans, once let in."""
 
     __slots__ = ("call", "outer", "places", "task")
 
