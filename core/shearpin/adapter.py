@@ -15,7 +15,7 @@ from shearpin.trace.ambient import Place, announce, place_of, register_locator
 from shearpin.trace.exporting import Exporter
 from shearpin.trace.lines import TraceLines
 from shearpin.trace.plain import is_dict, is_list, plain, register_plain
-from shearpin.trace.providers import parse_arguments
+from shearpin.trace.providers import parse_arguments, read_reply
 from shearpin.trace.reply import Reply
 from shearpin.trace.usage import read_usage
 
@@ -35,6 +35,7 @@ __all__ = [
     "place_of",
     "plain",
     "raise_if_meant",
+    "read_reply",
     "read_usage",
     "register_locator",
     "register_pass_through",

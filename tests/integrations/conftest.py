@@ -2,7 +2,7 @@
 
 import pytest
 
-EVERYDAY = ("invoke", "ainvoke", "sync")
+EVERYDAY = ("invoke", "ainvoke", "sync", "run")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, assert_type
 
+from agents import Agent, RunHooks, Runner
 from langchain_core.runnables import Runnable
 from openai import AsyncAzureOpenAI, OpenAI
 
@@ -29,6 +30,7 @@ from shearpin.testing import ScriptedServer, endless
 from shearpin.trace import DecisionSpan, LLMSpan, NodeSpan, ToolSpan
 from shearpin_exporters.files import JSONLinesExporter
 from shearpin_integrations.langgraph import ShearpinCallbackHandler, guarded_node, hook_nodes
+from shearpin_integrations.openai_agents import ShearpinRunHooks, installed
 
 exporter: Exporter = JSONLinesExporter("runs.jsonl")
 pin = Guard(
@@ -134,3 +136,10 @@ def testing_tools() -> None:
     with ScriptedServer(endless("search", {"q": "x"})) as server:
         assert_type(server.base_url, str)
     Reply(text="x", usage=Usage(1, 1))
+
+
+async def openai_agents(agent: Agent[int], mine: RunHooks[int]) -> None:
+    await Runner.run(agent, "Hello?", context=1, hooks=ShearpinRunHooks(pin, wrap=mine))
+    with installed(pin):
+        await Runner.run(agent, "Hello?", context=1)
+    assert_type(attach(agent, Budget(usd=0.5), service="support"), Agent[int])
