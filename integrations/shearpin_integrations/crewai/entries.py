@@ -1,0 +1,233 @@
+"""Where runs begin and end: the methods that start crews, flows and agents.
+
+CrewAI has no hook that hears of every end: not of a call that is cancelled, nor of Ctrl-C, nor of what the callbacks
+after a kickoff do. So these public methods are wrapped, when this module is imported; without a guard the wrapper does
+nothing. Those that only call another one of these are left alone: `kickoff_for_each` is as many runs as it has inputs,
+and what streams starts when it is iterated, wherever that is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+from crewai import Agent, Crew, Flow
+from crewai.agents.agent_builder.base_agent import BaseAgent
+from crewai.events.event_context import get_current_parent_id, pop_event_scope
+from crewai.lite_agent import LiteAgent
+
+from shearpin import EnforcementGapWarning
+from shearpin.adapter import Place, Run
+from shearpin_integrations.crewai import custom_models, scope
+from shearpin_integrations.crewai.attachments import attached_to, follow, owe, owed
+from shearpin_integrations.crewai.listening import listen
+from shearpin_integrations.crewai.parts import is_own
+from shearpin_integrations.crewai.reading import role_of
+from shearpin_integrations.crewai.scope import Attachment
+
+UNSEEN = (
+    "{}: an answer came but none of its model calls reached Shearpin, so nothing was enforced; its agents are no CrewAI "
+    "agents, or their models hide their calls: put a guard on those"
+)
+
+_entered: contextvars.ContextVar[Any] = contextvars.ContextVar("shearpin_crewai_entered", default=None)
+
+
+class Entry:
+    """One call that starts a crew, a flow or an agent, as a run of every guard it is under."""
+
+    def __init__(self, target: Any, attachments: tuple[Attachment, ...], given: Any) -> None:
+        self._target, self._attachments, self._given = target, attachments, given
+        self._runs: list[Run] = []
+        self._calls: list[int] = []
+        self._stack = ExitStack()
+        self._event = get_current_parent_id()
+        self.answer: Any = None
+
+    def __enter__(self) -> Self:
+        try:
+            self._stack.enter_context(scope.entering(self._attachments))
+            listen(self._stack)
+            self._stack.callback(_entered.reset, _entered.set(self._target))
+            custom_models.watch_all(_holders(self._target))
+            for by in self._attachments:
+                self._open(by)
+        except BaseException as error:
+            self._leave(error)
+            raise
+        return self
+
+    def _open(self, by: Attachment) -> None:
+        run = by.guard.run(by.service or name_of(self._target), input=self._given, **by.identity)
+        run.open()
+        self._runs.append(run)
+        self._calls.append(run.trace.llm_calls)
+        scope.push(by.guard, Place(run, run.span), ("entry", id(self._target)))
+        if run.outermost:
+            run.reached({} if isinstance(self._target, Flow) else [])
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
+        self._stack.close()
+        self._forget_events()
+        gaps = [self._gap(run, before) for run, before in zip(self._runs, self._calls, strict=True)] if not error else []
+        stop: BaseException | None = None
+        for run in reversed(self._runs):
+            try:
+                run.returned(self.answer)
+                run.close(error, status="paused" if _is_pause(self.answer) else None)
+            except Exception as raised:  # noqa: BLE001 - all are closed first
+                stop = raised
+        if stop is not None:
+            raise stop
+        if any(gaps):  # last: a user may have made warnings errors
+            warnings.warn(next(filter(None, gaps)), EnforcementGapWarning, stacklevel=4)
+
+    def _forget_events(self) -> None:
+        """Take off CrewAI's stack of events what an abort has left there: later runs would hang below it."""
+        while get_current_parent_id() not in (self._event, None):
+            pop_event_scope()
+
+    def _gap(self, run: Run, before: int) -> str | None:
+        if isinstance(self._target, Flow) or run.trace.llm_calls > before or run.stopped:
+            return None
+        text = UNSEEN.format(run.name)
+        run.gap(text)
+        return text
+
+
+def name_of(target: Any) -> str:
+    """What a crew, a flow or an agent is called."""
+    if isinstance(target, BaseAgent | LiteAgent):
+        return role_of(target)
+    return str(getattr(target, "name", None) or type(target).__name__)
+
+
+def _holders(target: Any) -> list[Any]:
+    """Whatever in `target` may hold a model."""
+    if not isinstance(target, Crew):
+        return [target]
+    return [target, *target.agents, target.manager_agent, *(task.agent for task in target.tasks)]
+
+
+def _is_pause(answer: Any) -> bool:
+    return type(answer).__name__ == "HumanFeedbackPending"
+
+
+# --- the wrappers -------------------------------------------------------------------------------------------------
+
+
+def _entry(target: Any, args: Any, kwargs: Mapping[str, Any]) -> Entry | None:
+    """The entry that a call is, or None: without a guard, inside of itself, or where it only prepares a stream."""
+    if _entered.get() is target or is_own_flow(target):
+        return None
+    attachments = scope.without_twins((*attached_to(target), *scope.watching(), *owed(target)))
+    if not attachments:
+        return None
+    if getattr(target, "stream", False) and isinstance(target, Crew | Flow):
+        owe(target, attachments)
+        return None
+    given = args[0] if args else kwargs.get("inputs", kwargs.get("messages"))
+    return Entry(target, attachments, given)
+
+
+def is_own_flow(target: Any) -> bool:
+    return isinstance(target, Flow) and is_own(target)
+
+
+def _sync(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        entry = None if _is_awaited(self) else _entry(self, args, kwargs)
+        if entry is None:
+            return method(self, *args, **kwargs)
+        with entry:
+            entry.answer = _off_loop(self, method)(self, *args, **kwargs)
+            return entry.answer
+
+    return call
+
+
+def _async(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        entry = _entry(self, args, kwargs)
+        if entry is None:
+            return await method(self, *args, **kwargs)
+        with entry:
+            entry.answer = await method(self, *args, **kwargs)
+            return entry.answer
+
+    return call
+
+
+def _on_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _is_awaited(target: Any) -> bool:
+    """On an event loop an agent's `kickoff` only makes the coroutine of `kickoff_async`."""
+    return isinstance(target, Agent) and _on_loop()
+
+
+def _off_loop(target: Any, method: Callable[..., Any]) -> Callable[..., Any]:
+    """A flow's `kickoff` on an event loop, as in a notebook, takes any RuntimeError from inside for a missing loop.
+
+    A stop is one. In a thread without a loop, where CrewAI would run it anyway, that path is not taken.
+    """
+    if not isinstance(target, Flow) or not _on_loop():
+        return method
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        context = contextvars.copy_context()
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            return pool.submit(context.run, method, *args, **kwargs).result()
+
+    return call
+
+
+def _task_entry(method: Callable[..., Any], wrap: Callable[..., Any]) -> Callable[..., Any]:
+    """An agent with a guard of its own, in a crew that has none: each of its tasks is a run."""
+    wrapped = wrap(method)
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        strange = attached_to(self) and not scope.watching()
+        return (wrapped if strange else method)(self, *args, **kwargs)
+
+    return call
+
+
+def _copying(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def copy(self: Any) -> Any:
+        return follow(self, method(self))
+
+    return copy
+
+
+def _wrap_entries() -> None:
+    for kind in (Crew, Flow, Agent, LiteAgent):
+        for name, wrap in (("kickoff", _sync), ("kickoff_async", _async), ("akickoff", _async)):
+            setattr(kind, name, wrap(getattr(kind, name)))
+    Flow.resume_async = _async(Flow.resume_async)  # type: ignore[method-assign]
+    Agent.execute_task = _task_entry(Agent.execute_task, _sync)  # type: ignore[method-assign]
+    Agent.aexecute_task = _task_entry(Agent.aexecute_task, _async)  # type: ignore[method-assign]
+    Crew.copy = _copying(Crew.copy)  # type: ignore[method-assign]
+
+
+_wrap_entries()
+

@@ -1,0 +1,142 @@
+"""Hearing of CrewAI's calls: its hooks, and its event stream.
+
+How a stop gets out: every stop is a ``HookAborted``, the one exception that CrewAI hands to its caller. It is raised
+where a call starts, and again wherever the next thing starts, since a coworker's stop becomes a text for its manager.
+
+Hooks are scoped (``crewai.hooks.dispatch.scoped_hooks``): an agent keeps the global ones it found when it first ran.
+A hook knows neither what a call used nor which call it is, and is not called for some (planning, converters, memory
+over a custom model). Events know; but handlers of the event bus run late, in threads, and what they raise is lost. So
+this listens where CrewAI's own streams do, ``crewai.events.stream_context``: in order, on the caller's thread, and
+what is raised gets out. That module is no documented interface; the tests fail when it goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from crewai.events.stream_context import add_stream_sink, reset_stream_sinks
+from crewai.hooks import HookAborted, InterceptionPoint
+from crewai.hooks.dispatch import get_scoped_hooks, scoped_hooks
+
+from shearpin import RunStoppedError
+from shearpin.adapter import raise_if_meant, register_pass_through
+from shearpin_integrations.crewai import custom_models, models, parts, tools
+from shearpin_integrations.crewai.scope import Attachment, watching
+
+register_pass_through(HookAborted)
+
+_Handler = Callable[[Attachment, Any, Any], None]
+
+_ENDS: Mapping[str, _Handler] = {
+    **parts.ENDS,
+    "llm_call_completed": models.end,
+    "llm_call_failed": models.fail,
+    "llm_stream_chunk": models.streamed,
+    "tool_usage_error": tools.failed,
+}
+
+
+def listen(stack: ExitStack) -> None:
+    """Hear of the calls in this context until `stack` is left; heard of already, nothing changes.
+
+    CrewAI puts scoped hooks inside of others in their place: so those of the user's go in again beside ours.
+    """
+    if _before_model not in get_scoped_hooks(InterceptionPoint.PRE_MODEL_CALL):
+        merged = {point: [*get_scoped_hooks(point), *_HOOKS.get(point, ())] for point in InterceptionPoint}
+        stack.enter_context(scoped_hooks(merged))
+    if not _listening():
+        stack.callback(reset_stream_sinks, add_stream_sink(_hear))
+
+
+def _listening() -> bool:
+    from crewai.events.stream_context import _stream_sinks
+
+    return _hear in _stream_sinks.get()
+
+
+# --- events -------------------------------------------------------------------------------------------------------
+
+
+def _hear(source: Any, event: Any) -> None:
+    kind: str = event.type
+    if kind == "llm_call_started":
+        _let_model_in(source, event)
+    elif (start := parts.STARTS.get(kind)) is not None:
+        for by in watching():
+            _harmless(start, by, source, event)
+    elif (end := _ENDS.get(kind)) is not None:
+        for by in watching():
+            _harmless(end, by, source, event)
+
+
+def _harmless(handle: _Handler, by: Attachment, source: Any, event: Any) -> None:
+    """A bug of ours costs a record, never the agent."""
+    try:
+        handle(by, source, event)
+    except Exception as error:  # noqa: BLE001 - sorted out by the next line
+        raise_if_meant(error, handle.__name__)
+
+
+def _let_model_in(source: Any, event: Any) -> None:
+    if custom_models.adopted(source, event):
+        return
+    admitted: list[Attachment] = []
+    for by in watching():
+        try:
+            _gate(models.start, models.start_unread, by, source, event)
+        except RunStoppedError:
+            for other in admitted:
+                models.withdraw(other.guard, event.call_id)
+            raise
+        admitted.append(by)
+
+
+def _gate(start: _Handler, unread: _Handler, by: Attachment, source: Any, event: Any) -> None:
+    """A gate stays one: what could not be read is let in, or not, all the same."""
+    try:
+        start(by, source, event)
+    except Exception as error:  # noqa: BLE001 - sorted out by the next line
+        raise_if_meant(error, start.__name__)
+        unread(by, source, event)
+
+
+# --- hooks --------------------------------------------------------------------------------------------------------
+
+
+def _before_model(ctx: Any) -> None:
+    custom_models.watch(ctx.llm)
+    for by in watching():
+        run = tools.run_here(by)
+        if run is not None:
+            run.check()
+
+
+def _before_tool(ctx: Any) -> None:
+    for by in watching():
+        try:
+            tools.before(by, ctx)
+        except Exception as error:  # noqa: BLE001 - sorted out by the next line
+            raise_if_meant(error, "hook before a tool")
+            tools.before_unread(by, ctx)
+
+
+def _after_tool(ctx: Any) -> None:
+    stop: RunStoppedError | None = None
+    for by in watching():
+        try:
+            tools.after(by, ctx)
+        except RunStoppedError as error:
+            stop = stop or error
+        except Exception as error:  # noqa: BLE001 - sorted out by the next line
+            raise_if_meant(error, "hook after a tool")
+    if stop is not None:
+        raise stop
+
+
+_HOOKS: Mapping[InterceptionPoint, tuple[Callable[[Any], None], ...]] = {
+    InterceptionPoint.PRE_MODEL_CALL: (_before_model,),
+    InterceptionPoint.PRE_TOOL_CALL: (_before_tool,),
+    InterceptionPoint.POST_TOOL_CALL: (_after_tool,),
+}
