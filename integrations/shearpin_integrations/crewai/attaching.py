@@ -18,7 +18,6 @@ from shearpin_integrations.crewai.scope import Attachment
 Target = TypeVar("Target")
 
 _KINDS = (Crew, Flow, BaseAgent, LiteAgent)
-_HINT = "takes a guard: {}, Guard(Budget(usd=0.50))), not {!r}"
 
 
 def attach(target: Target, pin: Guard, *, service: str | None = None, **identity: Any) -> Target:
@@ -32,7 +31,7 @@ def attach(target: Target, pin: Guard, *, service: str | None = None, **identity
     """
     if not isinstance(target, _KINDS):
         raise TypeError(f"attach takes a crew, a flow or an agent of CrewAI, not {target!r}")
-    attachments.add(target, _attachment("attach(crew", pin, service, identity))
+    attachments.add(target, _attachment("attach(crew, {})", pin, service, identity))
     return target
 
 
@@ -43,7 +42,7 @@ class attached:  # noqa: N801 - read as a verb: `with attached(pin):`
     """
 
     def __init__(self, pin: Guard, *, service: str | None = None, **identity: Any) -> None:
-        self._attachment = _attachment("attached(", pin, service, identity)
+        self._attachment = _attachment("attached({})", pin, service, identity)
         self._blocks: list[ExitStack] = []
 
     def __enter__(self) -> Self:
@@ -72,7 +71,8 @@ def install_everywhere(guard: Guard) -> None:
 
 def _attachment(usage: str, pin: object, service: str | None, identity: dict[str, Any]) -> Attachment:
     if not isinstance(pin, Guard):
-        raise TypeError(f"{usage.partition('(')[0]} {_HINT.format(usage, pin)}")
+        taker = usage.partition("(")[0]
+        raise TypeError(f"{taker} takes a guard: {usage.format('Guard(Budget(usd=0.50))')}, not {pin!r}")
     pin.run(service or "run", **identity)  # never opened: it says now which options there are
     return Attachment(pin, service, identity)
 

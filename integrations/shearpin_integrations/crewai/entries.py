@@ -12,15 +12,16 @@ import asyncio
 import contextvars
 import functools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import TracebackType
 from typing import Any, Self
 
 from crewai import Agent, Crew, Flow
 from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.events.event_context import get_current_parent_id, pop_event_scope
+from crewai.hooks import HookAborted
 from crewai.lite_agent import LiteAgent
 
 from shearpin import EnforcementGapWarning
@@ -48,7 +49,7 @@ class Entry:
         self._runs: list[Run] = []
         self._calls: list[int] = []
         self._stack = ExitStack()
-        self._event = get_current_parent_id()
+        self._scope = get_current_parent_id()
         self.answer: Any = None
 
     def __enter__(self) -> Self:
@@ -78,7 +79,7 @@ class Entry:
 
     def _leave(self, error: BaseException | None) -> None:
         self._stack.close()
-        self._forget_events()
+        forget_events(self._scope)
         gaps = [self._gap(run, before) for run, before in zip(self._runs, self._calls, strict=True)] if not error else []
         stop: BaseException | None = None
         for run in reversed(self._runs):
@@ -92,17 +93,18 @@ class Entry:
         if any(gaps):  # last: a user may have made warnings errors
             warnings.warn(next(filter(None, gaps)), EnforcementGapWarning, stacklevel=4)
 
-    def _forget_events(self) -> None:
-        """Take off CrewAI's stack of events what an abort has left there: later runs would hang below it."""
-        while get_current_parent_id() not in (self._event, None):
-            pop_event_scope()
-
     def _gap(self, run: Run, before: int) -> str | None:
-        if isinstance(self._target, Flow) or run.trace.llm_calls > before or run.stopped:
+        if self.answer is None or isinstance(self._target, Flow) or run.trace.llm_calls > before or run.stopped:
             return None
         text = UNSEEN.format(run.name)
         run.gap(text)
         return text
+
+
+def forget_events(scope: str | None) -> None:
+    """Take off CrewAI's stack of events what an abort has left there: what comes later would hang below it."""
+    while get_current_parent_id() not in (scope, None):
+        pop_event_scope()
 
 
 def name_of(target: Any) -> str:
@@ -136,8 +138,13 @@ def _entry(target: Any, args: Any, kwargs: Mapping[str, Any]) -> Entry | None:
     if getattr(target, "stream", False) and isinstance(target, Crew | Flow):
         owe(target, attachments)
         return None
-    given = args[0] if args else kwargs.get("inputs", kwargs.get("messages"))
-    return Entry(target, attachments, given)
+    return Entry(target, attachments, _input(args, kwargs))
+
+
+def _input(args: Any, kwargs: Mapping[str, Any]) -> Any:
+    named = (kwargs[name] for name in ("inputs", "messages", "task") if name in kwargs)
+    given = args[0] if args else next(named, None)
+    return getattr(given, "description", given)  # of an agent's task
 
 
 def is_own_flow(target: Any) -> bool:
@@ -199,14 +206,36 @@ def _off_loop(target: Any, method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _task_entry(method: Callable[..., Any], wrap: Callable[..., Any]) -> Callable[..., Any]:
-    """An agent with a guard of its own, in a crew that has none: each of its tasks is a run."""
-    wrapped = wrap(method)
+@contextmanager
+def _task_of(agent: Any, args: Any, kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """An agent's task: a run of the guards that the agent has and its crew has not.
 
+    What a stop leaves on the stack of events is taken off at once: CrewAI prints a warning of it.
+    """
+    around, outside = [by.guard for by in scope.watching()], get_current_parent_id()
+    own = tuple(by for by in attached_to(agent) if by.guard not in around)
+    try:
+        with Entry(agent, own, _input(args, kwargs)) if own and _entered.get() is not agent else nullcontext():
+            yield
+    except HookAborted:
+        forget_events(outside)
+        raise
+
+
+def _for_task(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        strange = attached_to(self) and not scope.watching()
-        return (wrapped if strange else method)(self, *args, **kwargs)
+        with _task_of(self, args, kwargs):
+            return method(self, *args, **kwargs)
+
+    return call
+
+
+def _for_atask(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with _task_of(self, args, kwargs):
+            return await method(self, *args, **kwargs)
 
     return call
 
@@ -224,8 +253,8 @@ def _wrap_entries() -> None:
         for name, wrap in (("kickoff", _sync), ("kickoff_async", _async), ("akickoff", _async)):
             setattr(kind, name, wrap(getattr(kind, name)))
     Flow.resume_async = _async(Flow.resume_async)  # type: ignore[method-assign]
-    Agent.execute_task = _task_entry(Agent.execute_task, _sync)  # type: ignore[method-assign]
-    Agent.aexecute_task = _task_entry(Agent.aexecute_task, _async)  # type: ignore[method-assign]
+    Agent.execute_task = _for_task(Agent.execute_task)  # type: ignore[method-assign]
+    Agent.aexecute_task = _for_atask(Agent.aexecute_task)  # type: ignore[method-assign]
     Crew.copy = _copying(Crew.copy)  # type: ignore[method-assign]
 
 

@@ -114,12 +114,15 @@ def _before_model(ctx: Any) -> None:
 
 
 def _before_tool(ctx: Any) -> None:
+    admitted: list[Attachment] = []
     for by in watching():
         try:
-            tools.before(by, ctx)
-        except Exception as error:  # noqa: BLE001 - sorted out by the next line
-            raise_if_meant(error, "hook before a tool")
-            tools.before_unread(by, ctx)
+            _gate(tools.before, tools.before_unread, by, None, ctx)
+        except RunStoppedError:
+            for other in admitted:
+                tools.withdraw(other, ctx)
+            raise
+        admitted.append(by)
 
 
 def _after_tool(ctx: Any) -> None:

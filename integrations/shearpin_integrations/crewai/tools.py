@@ -17,12 +17,12 @@ from shearpin_integrations.crewai.parts import why
 from shearpin_integrations.crewai.scope import Attachment, Frame
 
 
-def before(by: Attachment, ctx: Any) -> None:
+def before(by: Attachment, source: Any, ctx: Any) -> None:
     """A tool is about to run; may raise the stop."""
     start(by, _key(ctx), str(ctx.tool_name), ctx.tool_input)
 
 
-def before_unread(by: Attachment, ctx: Any) -> None:
+def before_unread(by: Attachment, source: Any, ctx: Any) -> None:
     """A tool is about to run that could not be read: the rules are asked all the same."""
     start(by, _key(ctx), str(ctx.tool_name), None)
 
@@ -53,6 +53,14 @@ def after(by: Attachment, ctx: Any) -> None:
     _close_alone(by, key)
     if run is not None:
         run.check()
+
+
+def withdraw(by: Attachment, ctx: Any) -> None:
+    """Another guard refused what this one had let in."""
+    frame = scope.pop(by.guard, _key(ctx))
+    if frame is not None:
+        frame.run.withdraw(frame.place.span)
+    _close_alone(by, _key(ctx))
 
 
 def end(by: Attachment, key: tuple[str, object], result: Any) -> None:

@@ -18,6 +18,7 @@ os.environ |= {
 }
 
 import asyncio  # noqa: E402
+import json  # noqa: E402
 import shutil  # noqa: E402
 import warnings  # noqa: E402
 from collections.abc import Callable, Iterator, Sequence  # noqa: E402
@@ -34,7 +35,7 @@ from crewai.events.event_context import get_current_parent_id  # noqa: E402
 from crewai.tools import BaseTool  # noqa: E402
 
 from shearpin import Guard  # noqa: E402
-from shearpin.testing import Reply, Script, ScriptedServer  # noqa: E402
+from shearpin.testing import Reply, Script, ScriptedServer, reply  # noqa: E402
 from shearpin_integrations.crewai.models import calls_of  # noqa: E402
 from shearpin_integrations.crewai.scope import frame_of, watching  # noqa: E402
 
@@ -44,6 +45,7 @@ MakeGuard = Callable[..., Guard]
 
 _THEIR_WARNINGS = (
     "ignore:deprecated$:DeprecationWarning",
+    "ignore:function callbacks cannot be serialized:UserWarning",
     "ignore:.* is deprecated and will be removed in a future release:DeprecationWarning",
 )
 """CrewAI's own: it asks its agents for fields that it has deprecated."""
@@ -151,3 +153,19 @@ def run_mode(crew: Crew, mode: str = "kickoff", **inputs: Any) -> Any:
     else:
         answer = asyncio.run(getattr(crew, mode)(**given))
     return answer[0] if "for_each" in mode else answer
+
+
+# --- models that think aloud: CrewAI reads their tool calls out of the text
+
+
+def thinking(server: ScriptedServer) -> Any:
+    """A model that CrewAI gives no tools."""
+    return llm(server, model="openai/o1-preview")
+
+
+def react_call(name: str, **arguments: Any) -> Reply:
+    return reply(f"Thought: I look.\nAction: {name}\nAction Input: {json.dumps(arguments)}")
+
+
+def react_answer(text: str) -> Reply:
+    return reply(f"Thought: I now know the final answer\nFinal Answer: {text}")
