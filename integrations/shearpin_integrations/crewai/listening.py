@@ -25,7 +25,22 @@ from shearpin.adapter import raise_if_meant, register_pass_through
 from shearpin_integrations.crewai import custom_models, models, parts, tools
 from shearpin_integrations.crewai.scope import Attachment, watching
 
-register_pass_through(HookAborted)
+
+class _Reason:
+    """What `HookAborted` sets when it is made, and a stop may not have been made with."""
+
+    def __get__(self, stop: BaseException, _: type[BaseException]) -> str:
+        return str(stop)
+
+
+class Aborted(HookAborted):
+    """What CrewAI hands to its caller untouched. It asks for these of everything that it takes for an abort."""
+
+    source: Any = "shearpin"
+    reason: Any = _Reason()  # not a property: a stop that has a reason of its own keeps it
+
+
+register_pass_through(Aborted)
 
 _Handler = Callable[[Attachment, Any, Any], None]
 
@@ -107,10 +122,6 @@ def _gate(start: _Handler, unread: _Handler, by: Attachment, source: Any, event:
 
 def _before_model(ctx: Any) -> None:
     custom_models.watch(ctx.llm)
-    for by in watching():
-        run = tools.run_here(by)
-        if run is not None:
-            run.check()
 
 
 def _before_tool(ctx: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from crewai.tools.tool_failure import detect_tool_failure
 
-from shearpin.adapter import Place, Run, place_of
+from shearpin.adapter import Place, place_of
 from shearpin_integrations.crewai import scope
 from shearpin_integrations.crewai.parts import why
 from shearpin_integrations.crewai.scope import Attachment, Frame
@@ -112,9 +112,3 @@ def _taken(asked: list[dict[str, Any]], call: dict[str, Any]) -> str | None:
         return None
     call_id: str | None = call["id"]
     return call_id
-
-
-def run_here(by: Attachment) -> Run | None:
-    """The run that the running code is in."""
-    place = place_of(by.guard)
-    return None if place is None else place.run

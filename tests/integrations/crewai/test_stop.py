@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import pickle
 import threading
 from typing import Any
 
@@ -285,3 +286,15 @@ def test_the_users_context_survives(serve: Serve, guarded: MakeGuard):
     attach(Crew(agents=[agent], tasks=[task]), guarded()).kickoff()
     assert seen == ["from outside"]
     assert mine.get() == "from inside"  # as without a guard
+
+
+@pytest.mark.parametrize("rule", (Budget(llm_calls=0), LoopBreaker(threshold=2)))
+def test_a_stop_is_all_that_crewai_asks_of_an_abort(serve: Serve, guarded: MakeGuard, rule: Any):
+    server = serve(endless("search", {"q": "pins"}))
+    with pytest.raises(RunStoppedError) as stop:
+        attach(a_crew(llm(server), Search()), guarded(rule)).kickoff()
+    error: Any = stop.value
+    assert isinstance(error, HookAborted)
+    assert error.source is not None
+    assert error.reason in str(error)
+    assert type(pickle.loads(pickle.dumps(error))).__mro__[1] is RunStoppedError
