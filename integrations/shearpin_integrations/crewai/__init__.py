@@ -8,6 +8,7 @@ from shearpin_integrations.crewai.versions import check_version
 
 check_version()
 
-from shearpin_integrations.crewai.attaching import attach, attached  # noqa: E402 - else a stray ImportError tells less
+# Only now: of an older CrewAI, what is missing would be all that is said.
+from shearpin_integrations.crewai.attaching import attach, attached  # noqa: E402
 
 __all__ = ["attach", "attached"]

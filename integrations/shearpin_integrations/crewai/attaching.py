@@ -7,8 +7,6 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from crewai import Crew, Flow
-from crewai.agents.agent_builder.base_agent import BaseAgent
-from crewai.lite_agent import LiteAgent
 
 from shearpin import Guard
 from shearpin_integrations.crewai import attachments, entries, scope
@@ -17,7 +15,7 @@ from shearpin_integrations.crewai.scope import Attachment
 
 Target = TypeVar("Target")
 
-_KINDS = (Crew, Flow, BaseAgent, LiteAgent)
+_KINDS: tuple[Any, ...] = (Crew, Flow, *entries.AGENTS)
 
 
 def attach(target: Target, pin: Guard, *, service: str | None = None, **identity: Any) -> Target:
@@ -75,6 +73,3 @@ def _attachment(usage: str, pin: object, service: str | None, identity: dict[str
         raise TypeError(f"{taker} takes a guard: {usage.format('Guard(Budget(usd=0.50))')}, not {pin!r}")
     pin.run(service or "run", **identity)  # never opened: it says now which options there are
     return Attachment(pin, service, identity)
-
-
-__all__ = ["attach", "attach_to", "attached", "entries", "install_everywhere"]

@@ -11,12 +11,13 @@ import functools
 import inspect
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from crewai import BaseLLM
+
 from shearpin import RunStoppedError
 from shearpin.adapter import Reply, raise_if_meant
 from shearpin_integrations.crewai import models
@@ -43,7 +44,9 @@ _asked: ContextVar[_Asked | None] = ContextVar("shearpin_crewai_asked", default=
 def watch_all(holders: Iterable[Any]) -> None:
     """Watch every model that these crews, tasks and agents hold."""
     for holder in holders:
-        kept = getattr(holder, "__dict__", {})  # not by attribute: CrewAI warns of some of these when they are asked for
+        kept = getattr(
+            holder, "__dict__", {}
+        )  # not by attribute: CrewAI warns of some of these when they are asked for
         for name in ("llm", "function_calling_llm", "manager_llm", "planning_llm", "chat_llm"):
             watch(kept.get(name))
 
@@ -107,7 +110,7 @@ def _passes(llm: Any) -> bool:
 
 
 @contextmanager
-def _let_in(llm: Any, method: Any, args: Any, kwargs: Any) -> Iterator[Callable[[Any], Any]]:
+def _let_in(llm: Any, method: Any, args: Any, kwargs: Any) -> Generator[Callable[[Any], Any]]:
     asked = _Asked(llm)
     _admit(asked, _fields(llm, method, args, kwargs))
     token = _asked.set(asked)

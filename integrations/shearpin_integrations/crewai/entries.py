@@ -12,7 +12,7 @@ import asyncio
 import contextvars
 import functools
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from types import TracebackType
@@ -22,7 +22,7 @@ from crewai import Agent, Crew, Flow
 from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.events.event_context import get_current_parent_id, pop_event_scope
 from crewai.hooks import HookAborted
-from crewai.lite_agent import LiteAgent
+from crewai.lite_agent import LiteAgent  # pyright: ignore[reportDeprecated] - people have them still
 
 from shearpin import EnforcementGapWarning
 from shearpin.adapter import Place, Run
@@ -34,9 +34,11 @@ from shearpin_integrations.crewai.reading import role_of
 from shearpin_integrations.crewai.scope import Attachment
 
 UNSEEN = (
-    "{}: an answer came but none of its model calls reached Shearpin, so nothing was enforced; its agents are no CrewAI "
-    "agents, or their models hide their calls: put a guard on those"
+    "{}: an answer came but none of its model calls reached Shearpin, so nothing was enforced; its agents are not "
+    "CrewAI's own, or their models hide their calls: put a guard on those"
 )
+
+AGENTS: tuple[Any, ...] = (BaseAgent, Agent, LiteAgent)  # pyright: ignore[reportDeprecated]
 
 _entered: contextvars.ContextVar[Any] = contextvars.ContextVar("shearpin_crewai_entered", default=None)
 
@@ -80,7 +82,9 @@ class Entry:
     def _leave(self, error: BaseException | None) -> None:
         self._stack.close()
         forget_events(self._scope)
-        gaps = [self._gap(run, before) for run, before in zip(self._runs, self._calls, strict=True)] if not error else []
+        gaps = (
+            [self._gap(run, before) for run, before in zip(self._runs, self._calls, strict=True)] if not error else []
+        )
         stop: BaseException | None = None
         for run in reversed(self._runs):
             try:
@@ -109,7 +113,7 @@ def forget_events(scope: str | None) -> None:
 
 def name_of(target: Any) -> str:
     """What a crew, a flow or an agent is called."""
-    if isinstance(target, BaseAgent | LiteAgent):
+    if isinstance(target, AGENTS):
         return role_of(target)
     return str(getattr(target, "name", None) or type(target).__name__)
 
@@ -130,7 +134,7 @@ def _is_pause(answer: Any) -> bool:
 
 def _entry(target: Any, args: Any, kwargs: Mapping[str, Any]) -> Entry | None:
     """The entry that a call is, or None: without a guard, inside of itself, or where it only prepares a stream."""
-    if _entered.get() is target or is_own_flow(target):
+    if _entered.get() is target or is_own(target):
         return None
     attachments = scope.without_twins((*attached_to(target), *scope.watching(), *owed(target)))
     if not attachments:
@@ -145,10 +149,6 @@ def _input(args: Any, kwargs: Mapping[str, Any]) -> Any:
     named = (kwargs[name] for name in ("inputs", "messages", "task") if name in kwargs)
     given = args[0] if args else next(named, None)
     return getattr(given, "description", given)  # of an agent's task
-
-
-def is_own_flow(target: Any) -> bool:
-    return isinstance(target, Flow) and is_own(target)
 
 
 def _sync(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -207,7 +207,7 @@ def _off_loop(target: Any, method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def _task_of(agent: Any, args: Any, kwargs: Mapping[str, Any]) -> Iterator[None]:
+def _task_of(agent: Any, args: Any, kwargs: Mapping[str, Any]) -> Generator[None]:
     """An agent's task: a run of the guards that the agent has and its crew has not.
 
     What a stop leaves on the stack of events is taken off at once: CrewAI prints a warning of it.
@@ -249,7 +249,8 @@ def _copying(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _wrap_entries() -> None:
-    for kind in (Crew, Flow, Agent, LiteAgent):
+    kinds: tuple[Any, ...] = (Crew, Flow, *AGENTS[1:])
+    for kind in kinds:
         for name, wrap in (("kickoff", _sync), ("kickoff_async", _async), ("akickoff", _async)):
             setattr(kind, name, wrap(getattr(kind, name)))
     Flow.resume_async = _async(Flow.resume_async)  # type: ignore[method-assign]
@@ -259,4 +260,3 @@ def _wrap_entries() -> None:
 
 
 _wrap_entries()
-

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from contextvars import ContextVar
 from typing import Any
 
 from crewai.events.stream_context import add_stream_sink, reset_stream_sinks
@@ -42,7 +43,11 @@ class Aborted(HookAborted):
 
 register_pass_through(Aborted)
 
+_hearing: ContextVar[bool] = ContextVar("shearpin_crewai_hearing", default=False)
+
 _Handler = Callable[[Attachment, Any, Any], None]
+
+_STARTS: Mapping[str, _Handler] = {**parts.STARTS, "tool_usage_started": tools.tried}
 
 _ENDS: Mapping[str, _Handler] = {
     **parts.ENDS,
@@ -61,14 +66,9 @@ def listen(stack: ExitStack) -> None:
     if _before_model not in get_scoped_hooks(InterceptionPoint.PRE_MODEL_CALL):
         merged = {point: [*get_scoped_hooks(point), *_HOOKS.get(point, ())] for point in InterceptionPoint}
         stack.enter_context(scoped_hooks(merged))
-    if not _listening():
+    if not _hearing.get():
         stack.callback(reset_stream_sinks, add_stream_sink(_hear))
-
-
-def _listening() -> bool:
-    from crewai.events.stream_context import _stream_sinks
-
-    return _hear in _stream_sinks.get()
+        stack.callback(_hearing.reset, _hearing.set(True))
 
 
 # --- events -------------------------------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ def _hear(source: Any, event: Any) -> None:
     kind: str = event.type
     if kind == "llm_call_started":
         _let_model_in(source, event)
-    elif (start := parts.STARTS.get(kind)) is not None:
+    elif (start := _STARTS.get(kind)) is not None:
         for by in watching():
             _harmless(start, by, source, event)
     elif (end := _ENDS.get(kind)) is not None:

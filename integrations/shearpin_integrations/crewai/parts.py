@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from crewai import Flow
+
 from shearpin import Guard
 from shearpin.adapter import HOOK, Place, place_of
 from shearpin_integrations.crewai import scope
@@ -19,7 +21,8 @@ _LOOP = {HOOK: True}  # a task or a flow's method is no step: its model calls ar
 
 def is_own(source: object) -> bool:
     """Is this flow CrewAI's own? Its agents and its memory are flows inside."""
-    return type(source).__module__.startswith("crewai.")
+    kind = type(source)
+    return issubclass(kind, Flow) and kind is not Flow and kind.__module__.startswith("crewai.")
 
 
 def begin(by: Attachment, key: tuple[str, object], kind: str, name: str, **fields: Any) -> None:
@@ -36,8 +39,11 @@ def begin(by: Attachment, key: tuple[str, object], kind: str, name: str, **field
 
 def leave(guard: Guard, key: tuple[str, object], error: BaseException | None = None, **fields: Any) -> None:
     """What began with this key ended, and what was left open inside of it too."""
-    for inner in scope.inside(guard, key):
-        inner.run.end(inner.place.span, status="cancelled")
+    for inner in scope.inside(guard, key):  # a stop passes an agent without a word
+        if error is None:
+            inner.run.end(inner.place.span, status="cancelled")
+        else:
+            inner.run.fail(inner.place.span, error)
     frame = scope.pop(guard, key)
     if frame is None:
         return
@@ -133,7 +139,11 @@ def guardrail_started(by: Attachment, source: Any, event: Any) -> None:
 
 def guardrail_ended(by: Attachment, source: Any, event: Any) -> None:
     verdict = {"success": event.success, "result": event.result, "error": event.error}
-    leave(by.guard, ("guardrail", id(source)), output={name: value for name, value in verdict.items() if value is not None})
+    leave(
+        by.guard,
+        ("guardrail", id(source)),
+        output={name: value for name, value in verdict.items() if value is not None},
+    )
 
 
 def memory_asked(by: Attachment, memory: Any, event: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from crewai import CrewOutput, TaskOutput
@@ -77,12 +77,13 @@ def _unquoted(value: Any) -> Any:
 
 def tool_calls(told: Any) -> list[dict[str, Any]]:
     """The calls a model asked for, in any provider's shape; empty for anything else."""
-    calls = [plain(call) for call in told] if isinstance(told, list | tuple) else []
+    listed: list[Any] = list(told) if isinstance(told, list | tuple) else []  # pyright: ignore[reportUnknownArgumentType]
+    calls = [plain(call) for call in listed]
     return [_tool_call(call) for call in calls if is_dict(call) and _name_of(call)]
 
 
 def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = call.get("function") or call.get("function_call") or {}
+    function: Mapping[str, Any] = call.get("function") or call.get("function_call") or {}
     arguments = _first(function, call, "arguments", "args", "input")
     return {
         "id": call.get("id") or call.get("call_id") or call.get("toolUseId"),
@@ -92,14 +93,14 @@ def _tool_call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _name_of(call: Mapping[str, Any]) -> str | None:
-    function = call.get("function") or call.get("function_call") or {}
+    function: Any = call.get("function") or call.get("function_call") or {}
     name = function.get("name") or call.get("name") if is_dict(function) else None
     return str(name) if name else None
 
 
 def _first(function: Mapping[str, Any], call: Mapping[str, Any], *names: str) -> Any:
     found = (source[name] for name in names for source in (function, call) if source.get(name) is not None)
-    return next(found, {})
+    return next(found, None) or {}
 
 
 def reply_of(event: Any, usage: Usage | None) -> Reply:
@@ -134,7 +135,11 @@ def usage_since(llm: Any, before: Any) -> Usage | None:
     now = counter_of(llm)
     if now is None or before is None or now == before:
         return None
-    return _usage(lambda name: max(getattr(now, name, 0) - getattr(before, name, 0), 0))
+
+    def gone_up(name: str) -> int:
+        return max(getattr(now, name, 0) - getattr(before, name, 0), 0)
+
+    return _usage(gone_up)
 
 
 def counter_of(llm: Any) -> Any:
@@ -145,7 +150,7 @@ def counter_of(llm: Any) -> Any:
         return None
 
 
-def _usage(count: Any) -> Usage:
+def _usage(count: Callable[[str], Any]) -> Usage:
     return Usage(
         input_tokens=count("prompt_tokens") or 0,
         output_tokens=count("completion_tokens") or 0,
@@ -186,10 +191,6 @@ def _output(output: Any) -> Any:
     if isinstance(data, BaseModel):
         data = data.model_dump(mode="json")
     return plain(data) if data else str(output.raw)
-
-
-def outputs(told: Sequence[Any] | None) -> list[Any]:
-    return list(told or ())
 
 
 for _kind in (CrewOutput, TaskOutput, LiteAgentOutput):

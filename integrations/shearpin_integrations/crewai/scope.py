@@ -6,7 +6,7 @@ events is no help: a model call that fails is told twice there, which takes one 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -61,7 +61,7 @@ def without_twins(attachments: tuple[Attachment, ...]) -> tuple[Attachment, ...]
 
 
 @contextmanager
-def entering(attachments: tuple[Attachment, ...]) -> Iterator[None]:
+def entering(attachments: tuple[Attachment, ...]) -> Generator[None]:
     """A block under these guards, too; what goes on in it ends with it."""
     watchers, frames = _watching.set(without_twins((*attachments, *_watching.get()))), _frames.set(_frames.get())
     try:
@@ -103,7 +103,7 @@ def inside(guard: Guard, key: tuple[str, object]) -> list[Frame]:
 
 
 def pop(guard: Guard, key: tuple[str, object]) -> Frame | None:
-    """The frame with this key, which the running code leaves with all that is open inside of it; None if it has none."""
+    """The frame with this key, which the running code leaves with all inside of it; None if there is none."""
     frame = _frames.get().get(id(guard))
     while frame is not None and frame.key != key:
         frame = frame.outer

@@ -78,6 +78,20 @@ def end(by: Attachment, key: tuple[str, object], result: Any) -> None:
         frame.run.end(span, output=result, status="error" if failed else "ok")
 
 
+def tried(by: Attachment, source: Any, event: Any) -> None:
+    """CrewAI tries a tool that raised anew, without asking the model or the hooks: a call more; may raise the stop."""
+    frame = scope.frame_of(by.guard)
+    if frame is None or frame.key[0] != "tool" or (event.run_attempts or 1) == 1:
+        return
+    span, error = frame.place.span, frame.error
+    if error is not None:
+        frame.run.fail(span, error)
+        frame.error = None
+        outer = frame.outer.place.span if frame.outer is not None else None
+        again = frame.run.start("tool", span.name, parent=outer, input=span.input, call_id=span.call_id)
+        frame.place = Place(frame.run, again)
+
+
 def failed(by: Attachment, source: Any, event: Any) -> None:
     """A tool raised; CrewAI makes a text of that, which the hook after it is told."""
     frame = scope.frame_of(by.guard)

@@ -1,4 +1,4 @@
-"""What these tests share: a scripted provider, CrewAI's own client of it, crews over it, and every way to start them."""
+"""What these tests share: a scripted provider, CrewAI's own client of it, crews over it, and ways to start them."""
 
 import os
 import tempfile
@@ -148,10 +148,8 @@ MODES = SYNC_MODES + ASYNC_MODES
 def run_mode(crew: Crew, mode: str = "kickoff", **inputs: Any) -> Any:
     """The answer of one kickoff, in whatever way."""
     given = {"inputs": [inputs] if "for_each" in mode else inputs}
-    if mode in SYNC_MODES:
-        answer = getattr(crew, mode)(**given)
-    else:
-        answer = asyncio.run(getattr(crew, mode)(**given))
+    answer = getattr(crew, mode)(**given)
+    answer = asyncio.run(answer) if mode in ASYNC_MODES else answer
     return answer[0] if "for_each" in mode else answer
 
 

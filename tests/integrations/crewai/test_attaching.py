@@ -77,7 +77,7 @@ def test_two_guards_count_apart(serve: Serve, guarded: MakeGuard):
     assert outer.traces[-1].stop is None
 
 
-@pytest.mark.parametrize("first", ("lenient", "strict"))
+@pytest.mark.parametrize("first", ["lenient", "strict"])
 def test_what_one_guard_lets_in_and_another_refuses_is_not_made(serve: Serve, guarded: MakeGuard, first: str):
     server, search = serve(endless("search", {"q": "pins"})), Search()
     guards = {"lenient": guarded(), "strict": guarded(Budget(tool_calls=1))}
@@ -100,7 +100,7 @@ def test_every_item_of_a_list_is_a_run(serve: Serve, guarded: MakeGuard):
     ]
 
 
-@pytest.mark.parametrize("mode", ("kickoff_for_each", "kickoff_for_each_async", "akickoff_for_each"))
+@pytest.mark.parametrize("mode", ["kickoff_for_each", "kickoff_for_each_async", "akickoff_for_each"])
 def test_within_a_run_a_list_has_one_budget(serve: Serve, guarded: MakeGuard, mode: str):
     server = serve(per_conversation(ANSWERS))
     pin = guarded(Budget(llm_calls=3))
@@ -170,7 +170,9 @@ def test_hooks_the_user_has_scoped_run_beside_ours(serve: Serve, guarded: MakeGu
     pin, seen = guarded(Budget(tool_calls=1)), list[Any]()
     for order in ("theirs outside", "theirs inside"):
         crew, hooks = a_crew(llm(server), Search()), {InterceptionPoint.PRE_TOOL_CALL: [seen.append]}
-        blocks = (scoped_hooks(hooks), attached(pin)) if order == "theirs outside" else (attached(pin), scoped_hooks(hooks))
+        blocks = (
+            (scoped_hooks(hooks), attached(pin)) if order == "theirs outside" else (attached(pin), scoped_hooks(hooks))
+        )
         with pytest.raises(BudgetExceededError), blocks[0], blocks[1]:
             crew.kickoff()
     assert len(seen) == 4
@@ -198,7 +200,7 @@ def test_threads_a_program_starts_in_a_block_are_its_own_affair(serve: Serve, gu
     assert pin.traces == []
 
 
-@pytest.mark.parametrize("start", ("crew.kickoff()", "import asyncio; asyncio.run(crew.akickoff())", "threaded(crew)"))
+@pytest.mark.parametrize("start", ["crew.kickoff()", "import asyncio; asyncio.run(crew.akickoff())", "threaded(crew)"])
 def test_installed_it_watches_the_whole_process(serve: Serve, start: str):
     server = serve(endless("search", {"q": "pins"}))
     program = f"""

@@ -87,14 +87,13 @@ def test_an_answer_of_the_wrong_structure_is_billed_once(serve: Serve, guarded: 
 # --- plans
 
 
-PLAN = '{"plan": "1. search", "steps": [{"step_number": 1, "description": "search", "tool_to_use": "search", "depends_on": []}], "ready": true}'
-
-
 def planner(request: Any) -> Any:
     text = str(request.messages)
     functions = [tool["function"]["name"] for tool in request.tools]
     if "create_reasoning_plan" in functions:
-        steps = [{"step_number": n, "description": f"step {n}", "tool_to_use": "search", "depends_on": []} for n in (1, 2)]
+        steps = [
+            {"step_number": n, "description": f"step {n}", "tool_to_use": "search", "depends_on": []} for n in (1, 2)
+        ]
         return tool_call("create_reasoning_plan", {"plan": "search twice", "steps": steps, "ready": True})
     if "response_format" in request.body:
         return reply(
@@ -106,7 +105,7 @@ def planner(request: Any) -> Any:
     return reply("done")
 
 
-@pytest.mark.parametrize("effort", ("low", "medium", "high"))
+@pytest.mark.parametrize("effort", ["low", "medium", "high"])
 def test_an_agent_that_plans_is_counted_and_stopped(serve: Serve, guarded: MakeGuard, effort: str):
     server = serve(planner)
     crew = a_crew(llm(server), Search(), planning_config=PlanningConfig(reasoning_effort=effort))
@@ -134,9 +133,13 @@ def test_a_crew_that_plans_is_stopped(serve: Serve, guarded: MakeGuard):
 # --- guardrails
 
 
-@pytest.mark.parametrize("limit", (1, 2))
+@pytest.mark.parametrize("limit", [1, 2])
 def test_a_guardrails_model_is_counted_and_stopped(serve: Serve, guarded: MakeGuard, limit: int):
-    server = serve(lambda request: reply('{"valid": false, "feedback": "too short"}' if "guardrail" in str(request.messages).lower() else "A pin."))
+    server = serve(
+        lambda request: reply(
+            '{"valid": false, "feedback": "too short"}' if "guardrail" in str(request.messages).lower() else "A pin."
+        )
+    )
     agent = an_agent(llm(server))
     task = a_task(agent, guardrail=LLMGuardrail(description="It must be long.", llm=llm(server)))
     pin = guarded(Budget(llm_calls=limit))
@@ -213,8 +216,8 @@ class Telling(Silent):
             return answer
 
 
-@pytest.mark.parametrize("kind", (Silent, Telling))
-@pytest.mark.parametrize("way", ("attach", "attached"))
+@pytest.mark.parametrize("kind", [Silent, Telling])
+@pytest.mark.parametrize("way", ["attach", "attached"])
 def test_a_model_of_the_users_own_is_counted_and_stopped(guarded: MakeGuard, kind: Any, way: str):
     model = kind(model="mine")
     pin, crew = guarded(Budget(llm_calls=2)), a_crew(model)
@@ -228,11 +231,13 @@ def test_a_model_of_the_users_own_is_counted_and_stopped(guarded: MakeGuard, kin
                 crew.kickoff()
     assert len(model.asked) == 2
     calls = pin.traces[-1].spans_of("llm")
-    assert [(call.request_model, call.reply, call.messages[0]["role"]) for call in calls] == [("mine", "done", "system")] * 2
+    assert [(call.request_model, call.reply, call.messages[0]["role"]) for call in calls] == [
+        ("mine", "done", "system")
+    ] * 2
     assert [call.usage.input_tokens == 10 for call in calls] == [kind is Telling] * 2
 
 
-@pytest.mark.parametrize("kind", (Silent, Telling))
+@pytest.mark.parametrize("kind", [Silent, Telling])
 def test_what_crewai_asks_a_model_of_the_users_own_directly_is_stopped(guarded: MakeGuard, kind: Any):
     model = kind(model="mine", answers=lambda _: "no JSON at all")
     agent = an_agent(model, max_retry_limit=0)
@@ -242,7 +247,7 @@ def test_what_crewai_asks_a_model_of_the_users_own_directly_is_stopped(guarded: 
     assert len(model.asked) == 2
 
 
-@pytest.mark.parametrize("kind", (Silent, Telling))
+@pytest.mark.parametrize("kind", [Silent, Telling])
 def test_a_failing_model_of_the_users_own_is_recorded_as_such(guarded: MakeGuard, kind: Any):
     def fail(_: int) -> str:
         raise ConnectionError("no line")
@@ -262,7 +267,7 @@ def test_a_model_of_the_users_own_does_without_a_guard(guarded: MakeGuard):
 def test_a_model_asked_by_a_tool_is_stopped(serve: Serve, guarded: MakeGuard):
     server = serve(endless("search", {"q": "pins"}))
     model = llm(server)
-    crew = a_crew(model, Search(body=lambda q: model.call(q)))
+    crew = a_crew(model, Search(body=model.call))
     with pytest.raises(BudgetExceededError):
         attach(crew, guarded(Budget(llm_calls=2))).kickoff()
     assert len(server.requests) == 2

@@ -55,7 +55,7 @@ def test_a_loop_stops_before_the_tool_call(serve: Serve, guarded: MakeGuard, mod
     assert len(pin.traces[-1].spans_of("tool")) == 3
 
 
-@pytest.mark.parametrize("mode", ("kickoff", "kickoff_async", "akickoff"))
+@pytest.mark.parametrize("mode", ["kickoff", "kickoff_async", "akickoff"])
 def test_an_agent_alone_is_stopped(serve: Serve, guarded: MakeGuard, mode: str):
     server = serve(endless("search", {"q": "pins"}))
     pin, search = guarded(Budget(tool_calls=1)), Search()
@@ -69,7 +69,7 @@ def test_an_agent_alone_is_stopped(serve: Serve, guarded: MakeGuard, mode: str):
 
 
 @pytest.mark.filterwarnings("ignore:LiteAgent is deprecated")
-@pytest.mark.parametrize("mode", ("kickoff", "kickoff_async"))
+@pytest.mark.parametrize("mode", ["kickoff", "kickoff_async"])
 def test_a_lite_agent_is_stopped(serve: Serve, guarded: MakeGuard, mode: str):
     server = serve(lambda request: react_call("search", q=f"pins {len(request.messages)}"))
     pin, search = guarded(Budget(tool_calls=1)), Search()
@@ -81,7 +81,7 @@ def test_a_lite_agent_is_stopped(serve: Serve, guarded: MakeGuard, mode: str):
     assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize("mode", ("kickoff", "akickoff"))
+@pytest.mark.parametrize("mode", ["kickoff", "akickoff"])
 def test_a_tool_of_an_agent_that_thinks_aloud_is_stopped(serve: Serve, guarded: MakeGuard, mode: str):
     server = serve(lambda request: react_call("search", q=f"pins {len(request.messages)}"))
     pin, search = guarded(Budget(tool_calls=2)), Search()
@@ -119,8 +119,8 @@ def test_a_task_with_a_time_limit_is_stopped(serve: Serve, guarded: MakeGuard):
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("thinks_aloud", (False, True))
-@pytest.mark.parametrize("mode", ("kickoff", "akickoff"))
+@pytest.mark.parametrize("thinks_aloud", [False, True])
+@pytest.mark.parametrize("mode", ["kickoff", "akickoff"])
 def test_a_coworkers_stop_does_not_become_an_answer_for_its_manager(
     serve: Serve, guarded: MakeGuard, mode: str, thinks_aloud: bool
 ):
@@ -135,9 +135,7 @@ def test_a_coworkers_stop_does_not_become_an_answer_for_its_manager(
     model = thinking(server) if thinks_aloud else llm(server)
     digger = an_agent(model, Search(), role="digger")
     boss = an_agent(model, role="boss", allow_delegation=True)
-    crew = Crew(
-        agents=[digger], tasks=[a_task(None)], manager_agent=boss, process=Process.hierarchical
-    )
+    crew = Crew(agents=[digger], tasks=[a_task(None)], manager_agent=boss, process=Process.hierarchical)
     pin = guarded(Budget(llm_calls=2))
     with pytest.raises(BudgetExceededError):
         run_mode(attach(crew, pin), mode)
@@ -288,7 +286,7 @@ def test_the_users_context_survives(serve: Serve, guarded: MakeGuard):
     assert mine.get() == "from inside"  # as without a guard
 
 
-@pytest.mark.parametrize("rule", (Budget(llm_calls=0), LoopBreaker(threshold=2)))
+@pytest.mark.parametrize("rule", [Budget(llm_calls=0), LoopBreaker(threshold=2)])
 def test_a_stop_is_all_that_crewai_asks_of_an_abort(serve: Serve, guarded: MakeGuard, rule: Any):
     server = serve(endless("search", {"q": "pins"}))
     with pytest.raises(RunStoppedError) as stop:
