@@ -2,7 +2,7 @@
 
 import pytest
 
-EVERYDAY = ("invoke", "ainvoke")
+EVERYDAY = ("invoke", "ainvoke", "kickoff", "akickoff")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

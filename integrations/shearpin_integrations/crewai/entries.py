@@ -26,7 +26,7 @@ from crewai.lite_agent import LiteAgent  # pyright: ignore[reportDeprecated] - p
 
 from shearpin import EnforcementGapWarning
 from shearpin.adapter import Place, Run
-from shearpin_integrations.crewai import custom_models, scope
+from shearpin_integrations.crewai import custom_models, models, pauses, scope
 from shearpin_integrations.crewai.attachments import attached_to, follow, owe, owed
 from shearpin_integrations.crewai.listening import listen
 from shearpin_integrations.crewai.parts import is_own
@@ -69,11 +69,11 @@ class Entry:
 
     def _open(self, by: Attachment) -> None:
         run = by.guard.run(by.service or name_of(self._target), input=self._given, **by.identity)
-        run.open()
+        pauses.open_or_go_on(by.guard, self._target, run)
         self._runs.append(run)
         self._calls.append(run.trace.llm_calls)
         scope.push(by.guard, Place(run, run.span), ("entry", id(self._target)))
-        if run.outermost:
+        if run.outermost and run.partial is None:
             run.reached({} if isinstance(self._target, Flow) else [])
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -88,14 +88,24 @@ class Entry:
         stop: BaseException | None = None
         for run in reversed(self._runs):
             try:
-                run.returned(self.answer)
-                run.close(error, status="paused" if _is_pause(self.answer) else None)
+                self._close(run, error)
             except Exception as raised:  # noqa: BLE001 - all are closed first
                 stop = raised
         if stop is not None:
             raise stop
         if any(gaps):  # last: a user may have made warnings errors
             warnings.warn(next(filter(None, gaps)), EnforcementGapWarning, stacklevel=4)
+
+    def _close(self, run: Run, error: BaseException | None) -> None:
+        run.returned(self.answer)
+        paused = pauses.is_pause(self.answer)
+        if paused:
+            pauses.keep(run.guard, self.answer, run)
+        try:
+            run.close(error, status="paused" if paused else None)
+        finally:
+            if run.outermost:
+                models.calls_of(run.guard).forget(run)
 
     def _gap(self, run: Run, before: int) -> str | None:
         if self.answer is None or isinstance(self._target, Flow) or run.trace.llm_calls > before or run.stopped:
@@ -123,10 +133,6 @@ def _holders(target: Any) -> list[Any]:
     if not isinstance(target, Crew):
         return [target]
     return [target, *target.agents, target.manager_agent, *(task.agent for task in target.tasks)]
-
-
-def _is_pause(answer: Any) -> bool:
-    return type(answer).__name__ == "HumanFeedbackPending"
 
 
 # --- the wrappers -------------------------------------------------------------------------------------------------
@@ -208,12 +214,13 @@ def _off_loop(target: Any, method: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def _task_of(agent: Any, args: Any, kwargs: Mapping[str, Any]) -> Generator[None]:
-    """An agent's task: a run of the guards that the agent has and its crew has not.
+    """An agent's task: a run of the guards that the agent has and its crew has not, or of all if there is no crew.
 
     What a stop leaves on the stack of events is taken off at once: CrewAI prints a warning of it.
     """
     around, outside = [by.guard for by in scope.watching()], get_current_parent_id()
-    own = tuple(by for by in attached_to(agent) if by.guard not in around)
+    here = scope.without_twins((*attached_to(agent), *scope.watching()))
+    own = tuple(by for by in here if by.guard not in around or scope.place_here(by.guard) is None)
     try:
         with Entry(agent, own, _input(args, kwargs)) if own and _entered.get() is not agent else nullcontext():
             yield
@@ -253,6 +260,7 @@ def _wrap_entries() -> None:
     for kind in kinds:
         for name, wrap in (("kickoff", _sync), ("kickoff_async", _async), ("akickoff", _async)):
             setattr(kind, name, wrap(getattr(kind, name)))
+    Crew.replay = _sync(Crew.replay)  # type: ignore[method-assign]
     Flow.resume_async = _async(Flow.resume_async)  # type: ignore[method-assign]
     Agent.execute_task = _for_task(Agent.execute_task)  # type: ignore[method-assign]
     Agent.aexecute_task = _for_atask(Agent.aexecute_task)  # type: ignore[method-assign]

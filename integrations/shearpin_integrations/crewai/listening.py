@@ -47,7 +47,7 @@ _hearing: ContextVar[bool] = ContextVar("shearpin_crewai_hearing", default=False
 
 _Handler = Callable[[Attachment, Any, Any], None]
 
-_STARTS: Mapping[str, _Handler] = {**parts.STARTS, "tool_usage_started": tools.tried}
+_STARTS: Mapping[str, _Handler] = {**parts.STARTS, "tool_usage_started": tools.told}
 
 _ENDS: Mapping[str, _Handler] = {
     **parts.ENDS,
@@ -55,6 +55,7 @@ _ENDS: Mapping[str, _Handler] = {
     "llm_call_failed": models.fail,
     "llm_stream_chunk": models.streamed,
     "tool_usage_error": tools.failed,
+    "tool_usage_finished": tools.finished,
 }
 
 

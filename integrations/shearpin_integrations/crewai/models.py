@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shearpin import Guard, Usage
-from shearpin.adapter import Reply, Run, place_of
+from shearpin.adapter import Reply, Run
 from shearpin_integrations.crewai.reading import (
     counter_of,
     model_call,
@@ -18,7 +18,7 @@ from shearpin_integrations.crewai.reading import (
     usage_since,
     usage_told,
 )
-from shearpin_integrations.crewai.scope import Attachment, Frame, frame_of
+from shearpin_integrations.crewai.scope import Attachment, Frame, frame_of, place_here
 
 
 @dataclass(slots=True)
@@ -66,6 +66,13 @@ class Calls:
                     other.shared = call.shared = True
             self._open[call_id] = call
 
+    def forget(self, run: Run) -> None:
+        """A run is over; a call that is cancelled is never told of."""
+        with self._lock:
+            for call_id, call in list(self._open.items()):
+                if call.run.tree is run.tree:
+                    del self._open[call_id]
+
     def pop(self, call_id: str) -> Call | None:
         with self._lock:
             return self._open.pop(call_id, None)
@@ -100,7 +107,7 @@ def admit(by: Attachment, llm: Any, call_id: str, fields: Mapping[str, Any]) -> 
     if call_id in calls:
         return
     name = str(fields["request_model"])
-    place = place_of(by.guard)
+    place = place_here(by.guard)
     if place is not None:
         run, alone = place.run, False
     else:

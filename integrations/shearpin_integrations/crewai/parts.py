@@ -10,7 +10,7 @@ from crewai import Flow
 
 from shearpin import Guard
 from shearpin.adapter import HOOK, Place, place_of
-from shearpin_integrations.crewai import scope
+from shearpin_integrations.crewai import pauses, scope
 from shearpin_integrations.crewai.reading import role_of, task_input, task_name
 from shearpin_integrations.crewai.scope import Attachment
 
@@ -27,7 +27,7 @@ def is_own(source: object) -> bool:
 
 def begin(by: Attachment, key: tuple[str, object], kind: str, name: str, **fields: Any) -> None:
     """Something starts here; may raise the stop. Outside of any run it is one of its own."""
-    place = place_of(by.guard)
+    place = scope.place_here(by.guard)
     if place is None:
         run = by.guard.run(by.service or name, input=fields.get("input"), **by.identity)
         run.open()
@@ -85,7 +85,10 @@ def method_failed(by: Attachment, flow: Any, event: Any) -> None:
 
 
 def method_paused(by: Attachment, flow: Any, event: Any) -> None:
+    place = place_of(by.guard)
     leave(by.guard, _method(flow, event), status="paused")
+    if place is not None:
+        pauses.carry(place.run)
 
 
 def _method(flow: Any, event: Any) -> tuple[str, object]:

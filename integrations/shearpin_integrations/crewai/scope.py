@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from typing import Any
 
-from shearpin import Guard
-from shearpin.adapter import Place, Run, register_locator
+from shearpin import Guard, RunStoppedError
+from shearpin.adapter import Place, Run, place_of, register_locator
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,22 @@ def entering(attachments: tuple[Attachment, ...]) -> Generator[None]:
     try:
         yield
     finally:
+        _close_left(frames.old_value)
         for variable, token in ((_watching, watchers), (_frames, frames)):
             with suppress(ValueError):  # a generator finalised in another context: that one holds nothing of ours
                 variable.reset(token)  # type: ignore[arg-type]
+
+
+def _close_left(before: Any) -> None:
+    """Runs of what was started by itself, and broken off without a word."""
+    known: Mapping[int, Frame] = {} if before is Token.MISSING else before
+    for number, frame in _frames.get().items():
+        inner: Frame | None = frame
+        while inner is not None and inner is not known.get(number):
+            if inner.owns_run and inner.place.span.end_ns is None:
+                with suppress(RunStoppedError):  # whatever broke it off is on its way
+                    inner.run.close(status="cancelled")
+            inner = inner.outer
 
 
 def install(attachment: Attachment) -> None:
@@ -83,6 +96,14 @@ def frame_of(guard: object) -> Frame | None:
     while frame is not None and frame.place.span.end_ns is not None:
         frame = frame.outer
     return frame
+
+
+def place_here(guard: Guard) -> Place | None:
+    """Where the running code is in a guard's runs; raises the stop to an orphan of a stopped run that has ended."""
+    place = place_of(guard)
+    if place is None and (left := _frames.get().get(id(guard))) is not None:
+        left.run.check()
+    return place
 
 
 def push(guard: Guard, place: Place, key: tuple[str, object], *, owns_run: bool = False) -> Frame:

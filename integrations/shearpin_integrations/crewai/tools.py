@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from crewai import BaseLLM
 from crewai.tools.tool_failure import detect_tool_failure
 
-from shearpin.adapter import Place, place_of
+from shearpin.adapter import Place
 from shearpin_integrations.crewai import scope
 from shearpin_integrations.crewai.parts import why
 from shearpin_integrations.crewai.scope import Attachment, Frame
@@ -29,7 +30,7 @@ def before_unread(by: Attachment, source: Any, ctx: Any) -> None:
 
 def start(by: Attachment, key: tuple[str, object], name: str, arguments: Any) -> None:
     """Let a tool call in, or raise the stop. Outside of any run it is one of its own."""
-    place = place_of(by.guard)
+    place = scope.place_here(by.guard)
     if place is None:
         run = by.guard.run(by.service or name, input=arguments, **by.identity)
         run.open()
@@ -78,7 +79,30 @@ def end(by: Attachment, key: tuple[str, object], result: Any) -> None:
         frame.run.end(span, output=result, status="error" if failed else "ok")
 
 
-def tried(by: Attachment, source: Any, event: Any) -> None:
+def told(by: Attachment, source: Any, event: Any) -> None:
+    """A tool is used, which the hooks have mostly told before: not what a model calls by itself, nor another try."""
+    if not isinstance(source, BaseLLM):
+        _try_again(by, event)
+    elif event.tool_name not in _NO_TOOLS:
+        start(by, _function(source, event), str(event.tool_name), event.tool_args)
+
+
+def finished(by: Attachment, source: Any, event: Any) -> None:
+    """A function ended that a model called by itself."""
+    if isinstance(source, BaseLLM):
+        end(by, _function(source, event), event.output)
+        _close_alone(by, _function(source, event))
+
+
+def _function(llm: Any, event: Any) -> tuple[str, object]:
+    return "tool", (id(llm), str(event.tool_name))
+
+
+_NO_TOOLS = ("create_reasoning_plan",)
+"""Functions by which CrewAI has a model fill in a form."""
+
+
+def _try_again(by: Attachment, event: Any) -> None:
     """CrewAI tries a tool that raised anew, without asking the model or the hooks: a call more; may raise the stop."""
     frame = scope.frame_of(by.guard)
     if frame is None or frame.key[0] != "tool" or (event.run_attempts or 1) == 1:
@@ -97,6 +121,9 @@ def failed(by: Attachment, source: Any, event: Any) -> None:
     frame = scope.frame_of(by.guard)
     if frame is not None and frame.key[0] == "tool":
         frame.error = why(event)
+        if isinstance(source, BaseLLM):
+            end(by, _function(source, event), None)
+            _close_alone(by, _function(source, event), frame.error)
 
 
 def _close_alone(by: Attachment, key: tuple[str, object], error: BaseException | None = None) -> None:

@@ -20,6 +20,7 @@ os.environ |= {
 import asyncio  # noqa: E402
 import json  # noqa: E402
 import shutil  # noqa: E402
+import time  # noqa: E402
 import warnings  # noqa: E402
 from collections.abc import Callable, Iterator, Sequence  # noqa: E402
 from typing import Any  # noqa: E402
@@ -167,3 +168,11 @@ def react_call(name: str, **arguments: Any) -> Reply:
 
 def react_answer(text: str) -> Reply:
     return reply(f"Thought: I now know the final answer\nFinal Answer: {text}")
+
+
+def wait_until(happened: Callable[[], object]) -> None:
+    for _ in range(5_000):
+        if happened():
+            return
+        time.sleep(0.002)
+    pytest.fail("it did not happen")

@@ -200,6 +200,7 @@ def test_threads_a_program_starts_in_a_block_are_its_own_affair(serve: Serve, gu
     assert pin.traces == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["crew.kickoff()", "import asyncio; asyncio.run(crew.akickoff())", "threaded(crew)"])
 def test_installed_it_watches_the_whole_process(serve: Serve, start: str):
     server = serve(endless("search", {"q": "pins"}))
@@ -238,3 +239,11 @@ def _ready(crew: Any) -> Any:
     from crewai import TaskOutput
 
     return TaskOutput(description="x", raw="done", agent="researcher")
+
+
+def test_an_agents_task_by_itself_in_a_block_is_a_run(serve: Serve, guarded: MakeGuard):
+    server, pin = serve(endless("search", {"q": "pins"})), guarded(Budget(llm_calls=2))
+    agent = an_agent(llm(server), Search())
+    with pytest.raises(BudgetExceededError), attached(pin):
+        agent.execute_task(a_task(agent))
+    assert (len(server.requests), pin.traces[-1].name) == (2, "researcher")

@@ -165,6 +165,7 @@ def test_a_guardrail_that_is_a_function_is_a_span(serve: Serve, guarded: MakeGua
 # --- memory
 
 
+@pytest.mark.slow  # it starts a vector database
 def test_memory_is_counted_and_stopped(serve: Serve, guarded: MakeGuard, tmp_path: Any):
     server = serve(lambda _: reply("A pin."))
     memory = Memory(llm=llm(server), storage=str(tmp_path), embedder=lambda texts: [[0.1] * 8 for _ in texts])

@@ -5,7 +5,9 @@ import contextlib
 from typing import Any
 
 import pytest
+from crewai.flow.async_feedback.types import HumanFeedbackPending
 from crewai.flow.flow import Flow, listen, start
+from crewai.flow.human_feedback import human_feedback
 from crewai.flow.persistence import persist
 from pydantic import BaseModel
 
@@ -214,3 +216,51 @@ def test_a_crew_in_a_tool_is_part_of_the_tool(serve: Serve, guarded: MakeGuard):
     spans = {span.span_id: span for span in pin.traces[-1].spans}
     (crew,) = [span for span in spans.values() if span.name == "inner"]
     assert spans[crew.parent_id].kind == "tool"
+
+
+# --- flows that wait for a person
+
+
+class AskLater:
+    """Asks nobody now: the flow waits, as behind a web form."""
+
+    def request_feedback(self, context: Any, flow: Any) -> str:
+        raise HumanFeedbackPending(context=context)
+
+
+class Reviewed(Flow):
+    crews: Any = None
+
+    @start()
+    @human_feedback(message="Is it right?", provider=AskLater())
+    def dig(self) -> str:
+        return self.crews[0].kickoff().raw
+
+    @listen(dig)
+    def sift(self, _: Any) -> str:
+        return self.crews[1].kickoff().raw
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_flow_that_waited_for_a_person_counts_on(serve: Serve, guarded: MakeGuard, elsewhere: bool):
+    server = serve(per_conversation([tool_call("search", {"q": "pins"}), reply("done")]))
+    pin = guarded(Budget(llm_calls=3))
+    pending = attach(a_flow(server, Reviewed), pin).kickoff()
+    assert [(trace.status, trace.llm_calls) for trace in pin.traces] == [("paused", 2)]
+    later = guarded(Budget(llm_calls=3)) if elsewhere else pin
+    flow = Reviewed.from_pending(pending.context.flow_id)
+    flow.crews = a_flow(server, Reviewed).crews
+    with pytest.raises(BudgetExceededError):
+        attach(flow, later).resume("It is.")
+    assert len(server.requests) == 3
+    assert [(trace.status, trace.llm_calls) for trace in later.traces] == [("stopped", 3)]
+
+
+def test_a_flow_goes_on_after_a_person_answered(serve: Serve, guarded: MakeGuard):
+    server, pin = serve(lambda _: reply("done")), guarded()
+    pending = attach(a_flow(server, Reviewed), pin).kickoff()
+    flow = attach(Reviewed.from_pending(pending.context.flow_id), pin)
+    flow.crews = a_flow(server, Reviewed).crews
+    asyncio.run(flow.resume_async("It is."))
+    (trace,) = pin.traces
+    assert (trace.status, trace.llm_calls, trace.output) == ("ok", 2, "done")

@@ -135,9 +135,9 @@ def test_a_refused_call_is_a_decision_and_no_span(serve: Serve, guarded: MakeGua
     with pytest.raises(BudgetExceededError):
         attach(a_crew(llm(server), Search()), pin).kickoff()
     trace = pin.traces[-1]
-    assert [(span.rule.lower(), span.verdict, span.input["name"]) for span in trace.decisions if span.verdict == "stop"] == [
-        ("budget", "stop", "search")
-    ]
+    assert [
+        (span.rule.lower(), span.verdict, span.input["name"]) for span in trace.decisions if span.verdict == "stop"
+    ] == [("budget", "stop", "search")]
     assert len(trace.spans_of("tool")) == trace.tool_calls == 1
     assert {span.status for span in trace.spans if span.kind in ("agent", "node")} == {"stopped"}
 
