@@ -52,7 +52,10 @@ def watch_all(holders: Iterable[Any]) -> None:
 
 
 def watch(llm: Any) -> None:
-    """Put gates into the class of a model, if it is the user's own."""
+    """Put gates into the class of a model, if it is the user's own.
+
+    On the class, since CrewAI copies the models of a crew that it copies, and what is on them.
+    """
     if isinstance(llm, BaseLLM) and not type(llm).__module__.startswith(_OWN):
         for owner in type(llm).__mro__:
             if not owner.__module__.startswith(_OWN) and issubclass(owner, BaseLLM):

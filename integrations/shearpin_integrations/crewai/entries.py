@@ -15,16 +15,16 @@ import warnings
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 from crewai import Agent, Crew, Flow
-from crewai.agents.agent_builder.base_agent import BaseAgent
 from crewai.events.event_context import get_current_parent_id, pop_event_scope
 from crewai.hooks import HookAborted
 from crewai.lite_agent import LiteAgent  # pyright: ignore[reportDeprecated] - people have them still
 
-from shearpin import EnforcementGapWarning
+from shearpin import EnforcementGapWarning, Guard
 from shearpin.adapter import Place, Run
 from shearpin_integrations.crewai import custom_models, models, pauses, scope
 from shearpin_integrations.crewai.attachments import attached_to, follow, owe, owed
@@ -38,9 +38,37 @@ UNSEEN = (
     "CrewAI's own, or their models hide their calls: put a guard on those"
 )
 
-AGENTS: tuple[Any, ...] = (BaseAgent, Agent, LiteAgent)  # pyright: ignore[reportDeprecated]
+AGENTS: tuple[Any, ...] = (Agent, LiteAgent)  # pyright: ignore[reportDeprecated]
 
 _entered: contextvars.ContextVar[Any] = contextvars.ContextVar("shearpin_crewai_entered", default=None)
+
+
+@dataclass(slots=True)
+class _Opened:
+    """The run of one guard, and how many model calls its trace had when it was opened."""
+
+    guard: Guard
+    run: Run
+    calls: int
+
+    def close(self, answer: Any, error: BaseException | None) -> None:
+        run, paused = self.run, pauses.is_pause(answer)
+        run.returned(answer)
+        if paused:
+            pauses.keep(self.guard, answer, run)
+        try:
+            run.close(error, status="paused" if paused else None)
+        finally:
+            if run.outermost:
+                models.calls_of(self.guard).forget(run)
+
+    def gap(self) -> str | None:
+        """What there is to say if no model call was seen."""
+        if self.run.trace.llm_calls > self.calls or self.run.stopped is not None:
+            return None
+        text = UNSEEN.format(self.run.name)
+        self.run.gap(text)
+        return text
 
 
 class Entry:
@@ -48,8 +76,7 @@ class Entry:
 
     def __init__(self, target: Any, attachments: tuple[Attachment, ...], given: Any) -> None:
         self._target, self._attachments, self._given = target, attachments, given
-        self._runs: list[Run] = []
-        self._calls: list[int] = []
+        self._opened: list[_Opened] = []
         self._stack = ExitStack()
         self._scope = get_current_parent_id()
         self.answer: Any = None
@@ -70,8 +97,7 @@ class Entry:
     def _open(self, by: Attachment) -> None:
         run = by.guard.run(by.service or name_of(self._target), input=self._given, **by.identity)
         pauses.open_or_go_on(by.guard, self._target, run)
-        self._runs.append(run)
-        self._calls.append(run.trace.llm_calls)
+        self._opened.append(_Opened(by.guard, run, run.trace.llm_calls))
         scope.push(by.guard, Place(run, run.span), ("entry", id(self._target)))
         if run.outermost and run.partial is None:
             run.reached({} if isinstance(self._target, Flow) else [])
@@ -82,37 +108,21 @@ class Entry:
     def _leave(self, error: BaseException | None) -> None:
         self._stack.close()
         forget_events(self._scope)
-        gaps = (
-            [self._gap(run, before) for run, before in zip(self._runs, self._calls, strict=True)] if not error else []
-        )
+        seen_nothing = [] if self._is_quiet(error) else [opened.gap() for opened in self._opened]
         stop: BaseException | None = None
-        for run in reversed(self._runs):
+        for opened in reversed(self._opened):
             try:
-                self._close(run, error)
+                opened.close(self.answer, error)
             except Exception as raised:  # noqa: BLE001 - all are closed first
                 stop = raised
         if stop is not None:
             raise stop
-        if any(gaps):  # last: a user may have made warnings errors
-            warnings.warn(next(filter(None, gaps)), EnforcementGapWarning, stacklevel=4)
+        for text in filter(None, seen_nothing):  # last: a user may have made warnings errors
+            warnings.warn(text, EnforcementGapWarning, stacklevel=4)
 
-    def _close(self, run: Run, error: BaseException | None) -> None:
-        run.returned(self.answer)
-        paused = pauses.is_pause(self.answer)
-        if paused:
-            pauses.keep(run.guard, self.answer, run)
-        try:
-            run.close(error, status="paused" if paused else None)
-        finally:
-            if run.outermost:
-                models.calls_of(run.guard).forget(run)
-
-    def _gap(self, run: Run, before: int) -> str | None:
-        if self.answer is None or isinstance(self._target, Flow) or run.trace.llm_calls > before or run.stopped:
-            return None
-        text = UNSEEN.format(run.name)
-        run.gap(text)
-        return text
+    def _is_quiet(self, error: BaseException | None) -> bool:
+        """May this well have called no model? A flow may be plain Python, and what failed has not come to it."""
+        return error is not None or self.answer is None or isinstance(self._target, Flow)
 
 
 def forget_events(scope: str | None) -> None:
@@ -256,7 +266,7 @@ def _copying(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _wrap_entries() -> None:
-    kinds: tuple[Any, ...] = (Crew, Flow, *AGENTS[1:])
+    kinds: tuple[Any, ...] = (Crew, Flow, *AGENTS)
     for kind in kinds:
         for name, wrap in (("kickoff", _sync), ("kickoff_async", _async), ("akickoff", _async)):
             setattr(kind, name, wrap(getattr(kind, name)))

@@ -149,8 +149,13 @@ def guardrail_ended(by: Attachment, source: Any, event: Any) -> None:
     )
 
 
+UNPRICED = (
+    "searches of memory and knowledge: CrewAI tells nothing of the embedding calls they make, so those cost nothing"
+)
+
+
 def memory_asked(by: Attachment, memory: Any, event: Any) -> None:
-    begin(by, ("memory", id(memory)), "retriever", "memory", input=event.query)
+    _search(by, ("memory", id(memory)), "memory", input=event.query)
 
 
 def memory_told(by: Attachment, memory: Any, event: Any) -> None:
@@ -162,7 +167,7 @@ def memory_failed(by: Attachment, memory: Any, event: Any) -> None:
 
 
 def knowledge_asked(by: Attachment, source: Any, event: Any) -> None:
-    begin(by, ("knowledge", id(source)), "retriever", "knowledge")
+    _search(by, ("knowledge", id(source)), "knowledge")
 
 
 def knowledge_told(by: Attachment, source: Any, event: Any) -> None:
@@ -171,6 +176,13 @@ def knowledge_told(by: Attachment, source: Any, event: Any) -> None:
 
 def knowledge_failed(by: Attachment, source: Any, event: Any) -> None:
     leave(by.guard, ("knowledge", id(source)), why(event))
+
+
+def _search(by: Attachment, key: tuple[str, object], name: str, **fields: Any) -> None:
+    begin(by, key, "retriever", name, **fields)
+    frame = scope.frame_of(by.guard)
+    if frame is not None:
+        frame.run.gap(UNPRICED)
 
 
 def _found(match: Any) -> Any:

@@ -32,9 +32,10 @@ def model_call(source: Any, event: Any) -> dict[str, Any]:
 
 
 def provider_of(llm: Any) -> str | None:
-    """Whose model it is: CrewAI's default says OpenAI of every class that says nothing."""
+    """Whose model it is; of a class of the user's own, CrewAI says OpenAI's unless told otherwise."""
     told = getattr(llm, "provider", None)
-    return str(told) if told else None
+    known = type(llm).__module__.startswith("crewai.") or "provider" in getattr(llm, "model_fields_set", ())
+    return str(told) if told and known else None
 
 
 def token_limit(limit: Any) -> int | None:

@@ -112,7 +112,7 @@ def _try_again(by: Attachment, event: Any) -> None:
         frame.run.fail(span, error)
         frame.error = None
         outer = frame.outer.place.span if frame.outer is not None else None
-        again = frame.run.start("tool", span.name, parent=outer, input=span.input, call_id=span.call_id)
+        again = frame.run.start("tool", span.name, parent=outer, input=span.input)
         frame.place = Place(frame.run, again)
 
 

@@ -5,6 +5,7 @@ import copy
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -247,3 +248,13 @@ def test_an_agents_task_by_itself_in_a_block_is_a_run(serve: Serve, guarded: Mak
     with pytest.raises(BudgetExceededError), attached(pin):
         agent.execute_task(a_task(agent))
     assert (len(server.requests), pin.traces[-1].name) == (2, "researcher")
+
+
+def test_a_crewai_that_cannot_be_stopped_is_refused(tmp_path: Path):
+    old = tmp_path / "crewai-1.15.10.dist-info"
+    old.mkdir()
+    (old / "METADATA").write_text("Metadata-Version: 2.1\nName: crewai\nVersion: 1.15.10\n", encoding="utf-8")
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import shearpin_integrations.crewai"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert 'MissingIntegrationError: pip install "crewai>=1.15.20,<1.16"' in done.stderr
+    assert "crewai 1.15.10 is installed" in done.stderr

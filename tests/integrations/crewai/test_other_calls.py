@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from crewai import BaseLLM, Crew, PlanningConfig, Process
+from crewai.knowledge.source.string_knowledge_source import StringKnowledgeSource
 from crewai.memory.unified_memory import Memory
 from crewai.tasks.llm_guardrail import LLMGuardrail
 from pydantic import BaseModel
@@ -280,3 +281,19 @@ def test_a_manager_of_crewais_own_making_is_counted(serve: Serve, guarded: MakeG
     crew = Crew(agents=[agent], tasks=[a_task(None)], manager_llm=llm(server), process=Process.hierarchical)
     attach(crew, pin).kickoff()
     assert_recorded(pin, server)
+
+
+@pytest.mark.slow  # it starts a vector database
+@pytest.mark.filterwarnings("ignore")  # of which any warning, as an error, leaves CrewAI without knowledge, silently
+def test_knowledge_is_counted_and_its_embeddings_are_said_to_be_unseen(serve: Serve, guarded: MakeGuard):
+    server, pin = serve(lambda _: reply("pins")), guarded()
+    options = {"api_key": "any", "api_base": server.base_url, "model_name": "text-embedding-3-small"}
+    knowledge: dict[str, Any] = {
+        "knowledge_sources": [StringKnowledgeSource(content="Pins shear first.")],
+        "embedder": {"provider": "openai", "config": options},
+    }
+    attach(a_crew(llm(server), crew=knowledge), pin).kickoff()
+    (search,) = pin.traces[-1].spans_of("retriever")
+    assert (search.name, search.output["query"]) == ("knowledge", "pins")
+    assert pin.traces[-1].llm_calls == server.count("/v1/chat/completions")
+    assert "embedding calls" in pin.traces[-1].gaps[0]
