@@ -30,7 +30,8 @@ def attach(agent: Agent, *rules: Rule | Guard, service: str | None = None, **ide
     """`agent` under these rules, or under a guard you have: use what is returned in its place.
 
     `agent` is a LangChain runnable, a LangGraph graph, a crew, a flow or an agent of CrewAI, or a plain
-    function. ``service`` names its runs; ``identity`` is what `Guard.run` takes (``session_id``, ``user_id``, ``env``, ...).
+    function. ``service`` names its runs; ``identity`` is what `Guard.run` takes (``session_id``, ``user_id``, ``env``,
+    ...).
 
     Raises:
         TypeError: no integration knows such an object, there is no rule, or an option is unknown.

@@ -12,8 +12,6 @@ os.environ |= {
     "CREWAI_STORAGE_DIR": _HOME,
     "CREWAI_TESTING": "true",
     "CREWAI_TRACING_ENABLED": "false",
-    "HOME": _HOME,
-    "OTEL_SDK_DISABLED": "true",
     "XDG_DATA_HOME": _HOME,
 }
 
@@ -27,7 +25,8 @@ from typing import Any  # noqa: E402
 
 import pytest  # noqa: E402
 
-with warnings.catch_warnings():
+with warnings.catch_warnings(), pytest.MonkeyPatch.context() as at_home:
+    at_home.setenv("HOME", _HOME)  # it looks where that is, some of it once and for all
     warnings.simplefilter("ignore")  # it warns of its own packages when it is imported, and so do its dependencies
     import crewai  # noqa: F401
 
@@ -61,6 +60,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_sessionfinish() -> None:
     shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _away_from_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CrewAI keeps keys in the home folder; not for longer than a test, since other tests need theirs."""
+    monkeypatch.setenv("HOME", _HOME)
 
 
 # --- the provider and its client
