@@ -43,6 +43,13 @@ _asked: ContextVar[_Asked | None] = ContextVar("shearpin_crewai_asked", default=
 
 def watch_all(holders: Iterable[Any]) -> None:
     """Watch every model that these crews, tasks and agents hold."""
+    try:
+        _watch_all(holders)
+    except Exception as error:  # noqa: BLE001 - sorted out by the next line
+        raise_if_meant(error, "search for custom models")
+
+
+def _watch_all(holders: Iterable[Any]) -> None:
     for holder in holders:
         kept = getattr(
             holder, "__dict__", {}

@@ -1,7 +1,6 @@
 """What is under a guard, for how long, and how often it counts."""
 
 import asyncio
-import copy
 import subprocess
 import sys
 import threading
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crewai import Agent, Crew
+from crewai.flow.flow import Flow, start
 from crewai.hooks.dispatch import InterceptionPoint, scoped_hooks
 
 import shearpin
@@ -202,8 +203,10 @@ def test_threads_a_program_starts_in_a_block_are_its_own_affair(serve: Serve, gu
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", ["crew.kickoff()", "import asyncio; asyncio.run(crew.akickoff())", "threaded(crew)"])
-def test_installed_it_watches_the_whole_process(serve: Serve, start: str):
+@pytest.mark.parametrize(
+    "kickoff", ["crew.kickoff()", "import asyncio; asyncio.run(crew.akickoff())", "threaded(crew)"]
+)
+def test_installed_it_watches_the_whole_process(serve: Serve, kickoff: str):
     server = serve(endless("search", {"q": "pins"}))
     program = f"""
 import warnings; warnings.simplefilter("ignore")
@@ -215,7 +218,7 @@ crew = a_crew(llm(type("", (), dict(base_url={server.base_url!r}))), Search())
 def threaded(crew):
     thread = threading.Thread(target=crew.kickoff); thread.start(); thread.join()
 try:
-    {start}
+    {kickoff}
 except shearpin.BudgetExceededError:
     pass
 print([(trace.name, trace.status, trace.llm_calls) for trace in pin.traces])
@@ -224,22 +227,30 @@ print([(trace.name, trace.status, trace.llm_calls) for trace in pin.traces])
     assert done.stdout.strip().splitlines()[-1] == "[('crew', 'stopped', 2)]", done.stderr
 
 
+class Elsewhere(Agent):
+    """An agent that works with something else than CrewAI's models, as its adapters do."""
+
+    def execute_task(self, *args: Any, **kwargs: Any) -> str:
+        return "done"
+
+
 def test_a_guard_that_sees_no_call_says_so(serve: Serve, guarded: MakeGuard):
-    server, pin = serve([reply("done")]), guarded()
-    crew = attach(a_crew(llm(server)), pin)
-    crew.before_kickoff_callbacks.clear()
-    hide = copy.copy(crew.agents[0])
-    object.__setattr__(crew.tasks[0], "execute_sync", lambda **_: _ready(crew))
+    pin = guarded()
+    agent = Elsewhere(role="r", goal="g", backstory="b", llm=llm(serve([])))
     with pytest.warns(EnforcementGapWarning, match="none of its model calls"):
-        crew.kickoff()
-    assert pin.traces[-1].gaps
-    assert hide
+        attach(Crew(agents=[agent], tasks=[a_task(agent)]), pin).kickoff()
+    assert "none of its model calls" in pin.traces[-1].gaps[0]
 
 
-def _ready(crew: Any) -> Any:
-    from crewai import TaskOutput
+def test_a_flow_without_models_is_no_gap(guarded: MakeGuard):
+    class Plain(Flow):
+        @start()
+        def add(self) -> int:
+            return 2
 
-    return TaskOutput(description="x", raw="done", agent="researcher")
+    pin = guarded()
+    assert attach(Plain(), pin).kickoff() == 2
+    assert (pin.traces[-1].gaps, pin.traces[-1].steps) == ([], 0)
 
 
 def test_an_agents_task_by_itself_in_a_block_is_a_run(serve: Serve, guarded: MakeGuard):
