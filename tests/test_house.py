@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,6 +23,10 @@ from types import ModuleType
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+with warnings.catch_warnings(), suppress(ImportError):
+    warnings.simplefilter("ignore")  # CrewAI warns of its own packages when it is imported
+    import crewai  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -32,8 +32,9 @@ _IDENTITY = tuple(name for name in inspect.signature(Guard.run).parameters if na
 def attach(agent: Agent, *rules: Rule | Guard, service: str | None = None, **identity: Any) -> Agent:
     """`agent` under these rules, or under a guard you have: use what is returned in its place.
 
-    `agent` is a LangChain runnable, a LangGraph graph, an agent of the OpenAI Agents SDK, or a plain function.
-    ``service`` names its runs; ``identity`` is what `Guard.run` takes (``session_id``, ``user_id``, ``env``, ...).
+    `agent` is a LangChain runnable, a LangGraph graph, a crew, a flow or an agent of CrewAI, an agent of the OpenAI
+    Agents SDK, or a plain function. ``service`` names its runs; ``identity`` is what `Guard.run` takes (``session_id``,
+    ``user_id``, ``env``, ...).
 
     Raises:
         TypeError: no integration knows such an object, there is no rule, or an option is unknown.
@@ -63,7 +64,7 @@ def install(pin: Guard) -> None:
 
     It reaches calls that no handler was passed to. What a thread calls that the program started itself is reached too,
     but as runs of their own, each with its own budget: nothing ties such a thread to the run that started it unless
-    it was started with ``contextvars.copy_context().run``. LangChain, LangGraph and the OpenAI Agents SDK so far.
+    it was started with ``contextvars.copy_context().run``.
 
     Raises TypeError for anything but a guard.
     """

@@ -17,7 +17,7 @@ from shearpin.runs.settings import Settings
 from shearpin.runs.tree import Cost, Tree
 from shearpin.runs.trouble import raise_if_meant
 from shearpin.trace import DecisionSpan, Identity, LLMSpan, Span, Trace, Usage, source
-from shearpin.trace.ambient import Here, Place, place_of
+from shearpin.trace.ambient import Here, Place, left_place_of, place_of
 from shearpin.trace.model import TraceStatus
 from shearpin.trace.plain import Plain
 from shearpin.trace.reply import Reply
@@ -45,9 +45,14 @@ class Run(Block):
     # --- opening and closing --------------------------------------------------------------------------------------
 
     def open(self, place: Place | None = None) -> None:
-        """Start, inside `place` or wherever this guard's code is now; may raise the stop of the run around it."""
+        """Start, inside `place` or wherever this guard's code is now; may raise the stop of the run around it.
+
+        That run may have ended: threads and tasks that were started in a stopped one go on without it.
+        """
         with self._once:
             place = place or place_of(self.guard)
+            if place is None and (left := left_place_of(self.guard)) is not None:
+                left.run.check()
             if place is not None and not place.run.tree.ended:
                 self._tree = place.run.tree
                 span = self.tree.journal.new("agent", self.name, place.span, {"input": self._input})

@@ -55,6 +55,14 @@ def _own_place(guard: object | None) -> Place | None:
     return None
 
 
+def left_place_of(guard: object) -> Place | None:
+    """The innermost place of `guard` that this context was started in, though it has ended: its code is an orphan."""
+    place = _place.get()
+    while place is not None and place.run.guard is not guard:
+        place = place.outer
+    return place
+
+
 class Here:
     """While active, this context's code runs inside a span. Not re-entrant; one per block."""
 

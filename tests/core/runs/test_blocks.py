@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from shearpin import Budget, BudgetExceededError, Guard, ShearpinError, Usage, current_run, guard
+from shearpin import Budget, BudgetExceededError, Guard, RunStoppedError, ShearpinError, Usage, current_run, guard
 from shearpin.runs.block import Block
 from shearpin.runs.run import Run
 
@@ -217,3 +218,22 @@ def test_a_call_whose_outcome_cannot_be_read_has_ended_and_is_charged(
         assert (span.status, span.usage_estimated) == ("ok", True)
         assert still_open(run) == ["run"]
         assert run.remaining["usd"] == pytest.approx(1 - (span.usage.cost_usd or 0) if span.usage else 1)
+
+
+def test_an_orphan_of_a_stopped_run_starts_no_run_of_its_own():
+    pin = Guard()
+    with pytest.raises(RunStoppedError) as stop, pin.run("outer") as run:
+        inherited = contextvars.copy_context()
+        run.stop("enough")
+        run.check()
+
+    def start():
+        with pin.run("orphan"):
+            pass
+
+    with pytest.raises(RunStoppedError) as told:
+        inherited.run(start)
+    assert told.value is stop.value
+    assert [trace.name for trace in pin.traces] == ["outer"]
+    start()
+    assert pin.traces[-1].name == "orphan"
