@@ -61,12 +61,15 @@ FOUND = sections(README.read_text(encoding="utf-8")) if README.exists() else []
 
 
 @pytest.fixture
-def provider() -> Iterator[dict[str, str]]:
+def provider(tmp_path) -> Iterator[dict[str, str]]:
     """The environment in which an OpenAI client talks to a scripted server on this machine."""
     from shearpin.testing import ScriptedServer
 
+    # Frameworks that would write home, or tell somebody of their runs.
+    quiet = {"CREWAI_DISABLE_TELEMETRY": "true", "CREWAI_TRACING_ENABLED": "false", "CREWAI_TESTING": "true"}
+    quiet |= {"HOME": str(tmp_path), "CREWAI_STORAGE_DIR": str(tmp_path), "OPENAI_AGENTS_DISABLE_TRACING": "1"}
     with ScriptedServer(answer) as server:
-        yield {"OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": "scripted"}
+        yield quiet | {"OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": "scripted"}
 
 
 def answer(request):
