@@ -5,10 +5,10 @@ retries and the framework around it run as in production; what it counted is wha
 """
 
 from shearpin.testing.clock import FakeClock, deterministic_ids, fake_clock
+from shearpin.testing.request import Request
 from shearpin.testing.script import (
     Modifiers,
     Reply,
-    Request,
     Script,
     Tokens,
     ToolCall,

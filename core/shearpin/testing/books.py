@@ -8,7 +8,8 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 
-from shearpin.testing.script import NO_TOKENS, Request, Tokens
+from shearpin.testing.request import Request
+from shearpin.testing.script import NO_TOKENS, Tokens
 
 
 class Books:

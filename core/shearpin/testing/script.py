@@ -16,6 +16,8 @@ from http import HTTPStatus
 from math import inf
 from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, Unpack, cast
 
+from shearpin.testing.request import Request
+
 
 class Tokens(NamedTuple):
     """As OpenAI counts: `input` includes `cached` and `cache_write`, `output` includes `reasoning`."""
@@ -43,6 +45,8 @@ class Modifiers(TypedDict, total=False):
     chunks: how a stream cuts its text: into so many pieces, or into exactly these; by default at words.
     chunk_delay: seconds between the events of a stream; with 0 the whole stream is written at once.
     cut_after: break the connection after so many events of a stream, or inside the body of a plain response.
+    reasoning: what the model tells of its thoughts: `reasoning_content` in a chat, a summary in a response.
+    searches: what the provider searched the web for before it answered; only the Responses API tells that.
     """
 
     usage: UsageGiven
@@ -52,6 +56,8 @@ class Modifiers(TypedDict, total=False):
     chunks: int | Sequence[str] | None
     chunk_delay: float
     cut_after: int | None
+    reasoning: str | None
+    searches: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,8 @@ class Completion:
     chunks: int | Sequence[str] | None = None
     chunk_delay: float = 0.0
     cut_after: int | None = None
+    reasoning: str | None = None
+    searches: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         # A mistake in a script is shown where it was written, not to a client as a strange answer.
@@ -116,39 +124,6 @@ class Hang:
 
 
 Reply: TypeAlias = Completion | Failure | Hang
-
-
-@dataclass(slots=True)
-class Request:
-    """What a client sent. Headers are by lower-case name; `body` is `{}` when it was no JSON object."""
-
-    method: str
-    path: str
-    headers: dict[str, str]
-    body: dict[str, Any] = field(default_factory=dict[str, Any])
-    index: int = -1
-    """How many chat requests reached the script before this one; -1 for a request that did not reach it."""
-
-    @property
-    def messages(self) -> list[dict[str, Any]]:
-        return cast("list[dict[str, Any]]", self.body.get("messages") or [])
-
-    @property
-    def model(self) -> str:
-        return str(self.body.get("model") or "")
-
-    @property
-    def tools(self) -> list[dict[str, Any]]:
-        return cast("list[dict[str, Any]]", self.body.get("tools") or [])
-
-    @property
-    def stream(self) -> bool:
-        return bool(self.body.get("stream"))
-
-    @property
-    def turn(self) -> int:
-        """How often the model has spoken in this conversation, whoever else is being served."""
-        return sum(message.get("role") == "assistant" for message in self.messages)
 
 
 Script: TypeAlias = Callable[[Request], Reply]

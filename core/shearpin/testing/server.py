@@ -1,4 +1,4 @@
-"""A provider on this machine that says what it was told to say: OpenAI's chat API, scripted."""
+"""A provider on this machine that says what it was told to say: OpenAI's chat and Responses APIs, scripted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from shearpin.testing.answer import Answer
 from shearpin.testing.books import Books
 from shearpin.testing.connection import Connection, Message
 from shearpin.testing.endpoints import CHAT, Endpoints
-from shearpin.testing.script import Reply, Request, Script, Tokens, as_script
+from shearpin.testing.request import RESPONSES, Request
+from shearpin.testing.script import Reply, Script, Tokens, as_script
 from shearpin.testing.wire import Ids
 
 _PATIENCE = 0.15
@@ -85,8 +86,8 @@ class ScriptedServer:
 
     @property
     def served(self) -> int:
-        """Chat completions answered with 200, a stream from its first byte on."""
-        return self._books.count(CHAT, 200)
+        """Chat completions and responses answered with 200, a stream from its first byte on."""
+        return self._books.count(CHAT, 200) + self._books.count(RESPONSES, 200)
 
     @property
     def requests(self) -> list[Request]:

@@ -41,9 +41,10 @@ def _read(response: object) -> Reply:
 def _openai_chat(response: object) -> Reply:
     choice = field_of(response, "choices")[0]
     message: Any = field_of(choice, "message") or {}
+    calls = field_of(message, "tool_calls") or ()
     return Reply(
-        text=_text(field_of(message, "content")),
-        tool_calls=[_tool_call(call, field_of(call, "function")) for call in field_of(message, "tool_calls") or ()],
+        text=_text(field_of(message, "content", "refusal")),
+        tool_calls=[_called(call, "id", field_of(call, "function", "custom")) for call in calls],
         reasoning=field_of(message, "reasoning_content", "reasoning"),
         finish_reason=field_of(choice, "finish_reason"),
         response_id=field_of(response, "id"),
@@ -54,15 +55,35 @@ def _openai_chat(response: object) -> Reply:
 
 def _openai_responses(response: object) -> Reply:
     items = field_of(response, "output")
-    texts = [_text(field_of(item, "content")) for item in items]
+    said = [_text(field_of(item, "content")) for item in items if field_of(item, "type") == "message"]
+    thought = [_thought(item) for item in items if field_of(item, "type") == "reasoning"]
     return Reply(
-        text="".join(filter(None, texts)) or None,
-        tool_calls=[_tool_call(item, item, "call_id") for item in items if field_of(item, "type") == "function_call"],
-        finish_reason=field_of(response, "status"),
+        text="".join(filter(None, said)) or None,
+        tool_calls=[_called(item, "call_id", item) for item in items if _is_call(item)],
+        reasoning="\n\n".join(filter(None, thought)) or None,
+        finish_reason=_finish(response),
         response_id=field_of(response, "id"),
         response_model=field_of(response, "model"),
         usage=read_usage(field_of(response, "usage")),
     )
+
+
+def _thought(item: object) -> str | None:
+    """A summary, told in paragraphs, or where a server tells them the thoughts themselves."""
+    paragraphs = field_of(item, "summary") or field_of(item, "content") or ()
+    return "\n\n".join(filter(None, (field_of(paragraph, "text") for paragraph in paragraphs))) or None
+
+
+def _is_call(item: object) -> bool:
+    """Is the caller asked to run something? What the provider runs itself, a web search, has no id to answer under."""
+    return str(field_of(item, "type")).endswith("_call") and field_of(item, "call_id") is not None
+
+
+def _finish(response: object) -> str | None:
+    """Why a response is not complete, or that it is; nothing of one that is still being made."""
+    why = field_of(field_of(response, "incomplete_details"), "reason")
+    status = field_of(response, "status")
+    return why or (None if status in ("in_progress", "queued") else status)
 
 
 def _anthropic(response: object) -> Reply:
@@ -95,16 +116,19 @@ def _text(content: object) -> Any:  # noqa: ANN401 - as it was told
     """The text of a message's content, which may be a list of parts."""
     if not is_list(content):
         return content
-    return "".join(part if isinstance(part, str) else field_of(part, "text") or "" for part in content) or None
+    parts = (part if isinstance(part, str) else field_of(part, "text", "refusal") or "" for part in content)
+    return "".join(parts) or None
 
 
 def _tool_calls(calls: Iterable[object], arguments: str) -> list[dict[str, Any]]:
     return [{"id": field_of(c, "id"), "name": field_of(c, "name"), "arguments": field_of(c, arguments)} for c in calls]
 
 
-def _tool_call(call: object, function: object, id_name: str = "id") -> dict[str, Any]:
-    arguments = field_of(function, "arguments")
-    return {"id": field_of(call, id_name), "name": field_of(function, "name"), "arguments": parse_arguments(arguments)}
+def _called(call: object, id_name: str, asked: object) -> dict[str, Any]:
+    """A call: a function has arguments, a custom tool an input, a hand on a computer an action or an operation."""
+    name = field_of(asked, "name") or str(field_of(asked, "type")).removesuffix("_call")
+    arguments = parse_arguments(field_of(asked, "arguments", "input", "action", "operation"))
+    return {"id": field_of(call, id_name), "name": name, "arguments": arguments}
 
 
 def parse_arguments(arguments: object) -> Plain:

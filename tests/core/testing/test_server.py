@@ -310,7 +310,7 @@ def test_answered_tool_calls_are_accepted(serve: Serve) -> None:
         ("POST", CHAT, b'{"messages": []}', 400, "you must provide a model"),
         ("POST", CHAT, b'{"model": "m"}', 400, "Missing required parameter: 'messages'"),
         ("GET", CHAT, None, 405, "Not allowed to GET"),
-        ("POST", "/v1/responses", b"{}", 404, "Invalid URL (POST /v1/responses)"),
+        ("POST", "/v1/completions", b"{}", 404, "Invalid URL (POST /v1/completions)"),
         ("POST", "/v1/embeddings", b'{"model": "m"}', 400, "input"),
     ],
 )
