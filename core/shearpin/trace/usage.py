@@ -130,9 +130,12 @@ def _count(source: object, *names: str) -> int:
 
 
 def field_of(source: object, *names: str) -> Any:  # noqa: ANN401 - a stranger's attribute
-    """The first of these fields that a provider's object, or a dict of the same shape, has; else None."""
+    """The first of these fields that a provider's object, or a dict of the same shape, has; else None. Never raises."""
     for name in names:
-        value: Any = source.get(name) if is_dict(source) else getattr(source, name, None)
+        try:
+            value: Any = source.get(name) if is_dict(source) else getattr(source, name, None)
+        except Exception:  # noqa: BLE001, S112 - a property is anybody's code: one that raises tells nothing
+            continue
         if value is not None:
             return value
     return None
