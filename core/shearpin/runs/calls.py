@@ -9,7 +9,7 @@ from shearpin.runs.block import Block
 from shearpin.runs.trouble import raise_if_meant
 from shearpin.trace import Span, Usage
 from shearpin.trace.ambient import Here
-from shearpin.trace.plain import is_dict, is_list
+from shearpin.trace.plain import is_dict, is_list, made_as
 from shearpin.trace.providers import read_reply
 from shearpin.trace.reply import Reply
 from shearpin.trace.usage import read_usage
@@ -101,11 +101,11 @@ class LLMCall(SpanBlock):
 
     def _outcome(self) -> dict[str, Any]:
         response = self.response
-        if is_list(response) and all(isinstance(piece, str) for piece in response):
+        if is_list(response) and all(made_as(piece, str) for piece in response):
             response = "".join(response) or None  # a decorated generator's; none came before it failed
         if response is None and self._usage is None:
             return {}
-        reply = response if isinstance(response, Reply) else read_reply(response)
+        reply = response if type(response) is Reply else read_reply(response)
         reply.usage = self._usage or reply.usage
         return {"reply": reply}
 

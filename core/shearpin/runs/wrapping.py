@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from types import CoroutineType
 from typing import Any, TypeVar, cast
 
 from shearpin.errors import ToldError
@@ -107,7 +108,7 @@ def _plain(function: Callable[..., Any], block: Callable[..., Block]) -> Callabl
             return told.text
         with _Piece(inside):
             value = function(*args, **kwargs)
-        if inspect.iscoroutine(value):  # an async function behind a plain one: its body has not begun
+        if type(value) is CoroutineType:  # an async function behind a plain one: its body has not begun
             return _awaited(inside, value)
         inside.returned(value)
         inside.close()

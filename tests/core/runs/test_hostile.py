@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -127,3 +128,47 @@ def test_a_status_is_read_past_a_response_that_has_none() -> None:
         raise OddError
 
     assert pin.traces[-1].spans_of("tool")[0].http_status == 503
+
+
+# --- values
+
+
+class Gone:
+    """What a proxy stands for that is dead by the time it is returned."""
+
+
+def dead() -> object:
+    return weakref.proxy(Gone())
+
+
+async def async_dead() -> object:
+    return dead()
+
+
+def decorators(pin: Guard) -> list[Any]:
+    return [pin.tool, pin.llm, pin.llm(model="m"), guard(pin)]
+
+
+@pytest.mark.parametrize("which", range(4))
+async def test_a_value_that_has_no_class_to_tell_is_returned_as_it_is(which: int) -> None:
+    pin = Guard(Budget(tool_calls=10), LoopBreaker())
+    decorate = decorators(pin)[which]
+
+    def some() -> Iterator[object]:
+        yield dead()
+
+    values = [decorate(dead)(), await decorate(async_dead)(), await decorate(lambda: async_dead())(), *decorate(some)()]
+    pin.close()
+
+    assert [type(value) for value in values] == [weakref.ProxyType] * 4
+    assert {span.status for trace in pin.traces for span in trace.spans} == {"ok"}
+    assert {span.end_ns is None for trace in pin.traces for span in trace.spans} == {False}
+
+
+def test_an_answer_that_has_no_class_to_tell_is_charged_as_reserved() -> None:
+    pin = Guard()
+
+    with pin.run("r") as run, run.llm(model="m", messages="hi", max_tokens=7) as call:
+        call.response = dead()
+
+    assert run.usage.output_tokens == 7
