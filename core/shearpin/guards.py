@@ -248,13 +248,10 @@ def _checked(exporters: Sequence[Exporter]) -> tuple[Exporter, ...]:
 def _asked(arguments: Mapping[str, Any], model: str) -> dict[str, Any]:
     """What a decorated function asks its model; an argument that means something else by its name is passed over."""
     named, tools = arguments.get("model"), arguments.get("tools")
-    limit = None
-    with suppress(TypeError):
-        limit = given.token_limit(arguments.get("max_tokens"))
     return {
         "model": named if named and isinstance(named, str) else model,
         "messages": given.messages(arguments.get("messages")) or given.messages(arguments.get("prompt")),
-        "max_tokens": limit,
+        "max_tokens": given.token_limit(arguments.get("max_tokens")),
         "tools": tools if isinstance(tools, list | tuple) else (),
     }
 

@@ -35,10 +35,6 @@ class Amounts:
         value: float | None = getattr(self, unit)
         return value or 0.0
 
-    def at_least(self, other: Amounts) -> Amounts:
-        """The larger of the two, unit by unit."""
-        return Amounts(*(max(self.of(unit), other.of(unit)) for unit in MONEY_AND_TOKENS))
-
     def add(self, other: Amounts) -> None:
         """Count `other` in."""
         self.usd = self.of("usd") + other.of("usd")

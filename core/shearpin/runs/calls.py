@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -12,7 +13,7 @@ from shearpin.trace.ambient import Here
 from shearpin.trace.plain import is_dict, is_list, made_as
 from shearpin.trace.providers import read_reply
 from shearpin.trace.reply import Reply
-from shearpin.trace.usage import read_usage
+from shearpin.trace.usage import read_usage, usage_told
 
 if TYPE_CHECKING:
     from shearpin.runs.run import Run
@@ -106,8 +107,16 @@ class LLMCall(SpanBlock):
         if response is None and self._usage is None:
             return {}
         reply = response if type(response) is Reply else read_reply(response)
-        reply.usage = self._usage or reply.usage
+        reply.usage = _over(usage_told(self._usage), reply.usage)
         return {"reply": reply}
+
+
+def _over(mine: Usage | None, told: Usage | None) -> Usage | None:
+    """What the user says wins; who says a cost alone leaves the tokens to the provider."""
+    if mine is None or told is None:
+        return mine or told
+    costs_alone = mine.cost_usd is not None and not mine.total_tokens
+    return dataclasses.replace(told, cost_usd=mine.cost_usd) if costs_alone else mine
 
 
 def _read_usage(value: object) -> Usage:

@@ -10,6 +10,7 @@ import operator
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
+from shearpin.trace.plain import made_as
 from shearpin.trace.usage import LARGEST
 
 
@@ -39,19 +40,21 @@ def model_name(value: object) -> str:
     return text(value)
 
 
-def token_limit(value: object) -> int | None:
-    """``max_tokens`` as a limit. What is not above zero, or not finite, or a bool, is none: some servers write -1.
+def asked_limit(value: object) -> int | None:
+    """``max_tokens`` as a user gives it. Raises TypeError for what is no number."""
+    if value is not None and not hasattr(type(value), "__index__") and not made_as(value, float):
+        raise TypeError(f"max_tokens={value!r}: must be a number of tokens, or None")
+    return token_limit(value)
 
-    Raises TypeError for what is no number.
-    """
-    if value is None or isinstance(value, bool):
+
+def token_limit(value: object) -> int | None:
+    """``max_tokens`` as a limit. What is not above zero, not finite, a bool or no number is none: some write -1."""
+    if value is None or value is True or value is False:
         return None
-    if isinstance(value, float):
-        value = math.ceil(value) if math.isfinite(value) else 0
     try:
-        limit = operator.index(cast("int", value))
-    except TypeError:
-        raise TypeError(f"max_tokens={value!r}: must be a number of tokens, or None") from None
+        limit = math.ceil(value) if made_as(value, float) else operator.index(cast("int", value))
+    except Exception:  # noqa: BLE001 - no number, not a number, infinite, or code of its own
+        return None
     return min(limit, LARGEST) if limit > 0 else None
 
 

@@ -148,7 +148,7 @@ class Run(Block):
         Raises TypeError for a model without a name, and for a limit that is no number.
         """
         fields: dict[str, Any] = {"provider": given.label(provider), "temperature": temperature, "seed": seed}
-        fields |= {"messages": given.messages(messages), "max_tokens": given.token_limit(max_tokens), "tools": tools}
+        fields |= {"messages": given.messages(messages), "max_tokens": given.asked_limit(max_tokens), "tools": tools}
         return LLMCall(self, "llm", given.model_name(model), fields)
 
     def embedding(self, *, model: str, texts: Sequence[str] | str, provider: str | None = None) -> LLMCall:

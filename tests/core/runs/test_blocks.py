@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from shearpin import Budget, BudgetExceededError, Guard, ShearpinError, Usage, current_run, guard
+from shearpin.adapter import Reply
 from shearpin.runs.block import Block
 from shearpin.runs.run import Run
 
@@ -203,16 +204,18 @@ RECORDS: dict[str, Callable[[Guard, Run], None]] = {
 def test_a_call_whose_outcome_cannot_be_read_has_ended_and_is_charged(
     strict: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken(Usage):
+    class Undecided:
         def __bool__(self) -> bool:
             raise ZeroDivisionError
+
+    undecided: Any = Undecided()
 
     monkeypatch.setattr("shearpin.runs.trouble.STRICT", strict)
     pin = Guard(Budget(usd=1))
     with pin.run() as run:
         call = run.llm(model="gpt-4o", messages="hi", max_tokens=9)
         with pytest.raises(ZeroDivisionError) if strict else nullcontext(), call:
-            call.usage = Broken(1, 1)
+            call.response = Reply("hi", usage=Usage(1, 1), from_cache=undecided)
         [span] = run.trace.spans_of("llm")
         assert (span.status, span.usage_estimated) == ("ok", True)
         assert still_open(run) == ["run"]

@@ -157,7 +157,10 @@ async def test_a_value_that_has_no_class_to_tell_is_returned_as_it_is(which: int
     def some() -> Iterator[object]:
         yield dead()
 
-    values = [decorate(dead)(), await decorate(async_dead)(), await decorate(lambda: async_dead())(), *decorate(some)()]
+    def later() -> object:
+        return async_dead()
+
+    values = [decorate(dead)(), await decorate(async_dead)(), await decorate(later)(), *decorate(some)()]
     pin.close()
 
     assert [type(value) for value in values] == [weakref.ProxyType] * 4
