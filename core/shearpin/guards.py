@@ -17,6 +17,7 @@ from shearpin.rules.prices import PriceBook
 from shearpin.rules.protocol import Rule
 from shearpin.runs import given
 from shearpin.runs.calls import LLMCall
+from shearpin.runs.prompts import asked
 from shearpin.runs.run import Run
 from shearpin.runs.settings import Settings
 from shearpin.runs.tree import Tree
@@ -132,15 +133,16 @@ class Guard:
     def llm(self, function: Any = None, *, model: str | None = None, provider: str | None = None) -> Any:
         """Decorate a function that calls a model and returns the provider's answer, or the text.
 
-        The model, ``messages`` (or ``prompt``), ``max_tokens`` and ``tools`` are read from arguments of these names,
-        given or by default.
+        ``model``, ``tools`` and ``max_tokens`` (or ``max_completion_tokens``, ``max_output_tokens``) are read from
+        arguments of these names, given or by default. Every other text or data it is called with counts as its prompt,
+        whatever its name, save settings such as ``temperature`` and what is called a key, a token or a secret.
         """
 
         def decorate(decorated: Function) -> Function:
             name = model or name_of(decorated)
 
             def call(arguments: Mapping[str, Any]) -> LLMCall:
-                return self._here().llm(provider=provider, **_asked(arguments, name))
+                return self._here().llm(provider=provider, **asked(arguments, name))
 
             return wrap(decorated, call)
 
@@ -243,17 +245,6 @@ def _checked(exporters: Sequence[Exporter]) -> tuple[Exporter, ...]:
             lacks = f"it lacks {', '.join(missing)}" if missing else "it is a class, not an object"
             raise TypeError(f"Guard(exporters=[...]): {exporter!r} is no exporter, {lacks}")
     return found
-
-
-def _asked(arguments: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """What a decorated function asks its model; an argument that means something else by its name is passed over."""
-    named, tools = arguments.get("model"), arguments.get("tools")
-    return {
-        "model": named if named and isinstance(named, str) else model,
-        "messages": given.messages(arguments.get("messages")) or given.messages(arguments.get("prompt")),
-        "max_tokens": given.token_limit(arguments.get("max_tokens")),
-        "tools": tools if isinstance(tools, list | tuple) else (),
-    }
 
 
 def _close_quietly(reference: weakref.ref[Guard]) -> None:

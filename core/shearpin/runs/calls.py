@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from shearpin.runs import prompts
 from shearpin.runs.block import Block
 from shearpin.runs.trouble import raise_if_meant
 from shearpin.trace import Span, Usage
@@ -85,8 +86,14 @@ class LLMCall(SpanBlock):
 
     def __init__(self, run: Run, kind: str, model: str, fields: dict[str, Any]) -> None:
         super().__init__(run, kind, model, {"request_model": model, **fields})
+        self._unread = prompts.unread(fields["messages"]) or prompts.unread(fields.get("tools", ()))
         self.response: Any = None
         self._usage: Usage | None = None
+
+    def _started(self, span: Span) -> None:
+        super()._started(span)
+        if self._unread is not None:
+            self._run.gap(self._unread)
 
     @property
     def usage(self) -> Usage | None:

@@ -1,4 +1,4 @@
-"""What users hand in, as a trace keeps it: names, labels, prompts and limits.
+"""What users hand in, as a trace keeps it: names, labels and limits.
 
 An odd one is read as what it most likely means, rather than breaking the agent over a label.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import cast
 
 from shearpin.trace.plain import made_as
 from shearpin.trace.usage import LARGEST
@@ -56,12 +56,3 @@ def token_limit(value: object) -> int | None:
     except Exception:  # noqa: BLE001 - no number, not a number, infinite, or code of its own
         return None
     return min(limit, LARGEST) if limit > 0 else None
-
-
-def messages(prompt: Sequence[Any] | str | None) -> Sequence[Any]:
-    """A prompt as the list of its messages: a text is the user's, any other object that is no list is one message."""
-    if prompt is None:
-        return ()
-    if isinstance(prompt, str):
-        return [{"role": "user", "content": prompt}]
-    return prompt if isinstance(prompt, Sequence) else [prompt]

@@ -6,7 +6,8 @@ import base64
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeGuard, TypeVar, cast
+from types import UnionType
+from typing import Any, TypeGuard, TypeVar, cast, overload
 
 T = TypeVar("T")
 
@@ -29,7 +30,11 @@ def is_tuple(value: object) -> TypeGuard[tuple[Any, ...]]:
     return type(value) is tuple
 
 
-def made_as(value: object, kind: type[T]) -> TypeGuard[T]:
+@overload
+def made_as(value: object, kind: type[T]) -> TypeGuard[T]: ...
+@overload
+def made_as(value: object, kind: UnionType) -> bool: ...
+def made_as(value: object, kind: type | UnionType) -> bool:
     """`isinstance` by what a value was made as: what it says itself, its ``__class__``, may be anybody's code."""
     return issubclass(type(value), kind)
 

@@ -168,6 +168,36 @@ async def test_a_value_that_has_no_class_to_tell_is_returned_as_it_is(which: int
     assert {span.end_ns is None for trace in pin.traces for span in trace.spans} == {False}
 
 
+@pytest.mark.parametrize("which", range(4))
+def test_an_argument_that_has_no_class_to_tell_is_handed_on(which: int) -> None:
+    pin = Guard(Budget(tokens=10_000))
+    decorate = decorators(pin)[which]
+    given = dead()
+
+    def take(prompt: object, model: object = None, max_tokens: object = None, tools: object = None) -> bool:
+        return type(prompt) is weakref.ProxyType
+
+    assert decorate(take)(given)
+    assert decorate(take)(given, given, given, given)
+    pin.close()
+
+
+class Barred(list[object]):
+    def __iter__(self) -> Iterator[object]:
+        raise RuntimeError("no")
+
+    __len__ = __bool__ = __getitem__ = __iter__  # type: ignore[assignment]
+
+
+def test_an_argument_that_cannot_be_looked_into_is_handed_on() -> None:
+    pin = Guard(Budget(tokens=10_000))
+    given = Barred([1])
+
+    with pin.run():
+        assert pin.llm(model="m")(lambda question: question)(given) is given
+        assert pin.llm(model="m")(lambda messages: messages)(given) is given
+
+
 def test_an_answer_that_has_no_class_to_tell_is_charged_as_reserved() -> None:
     pin = Guard()
 
