@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from shearpin.runs import prompts
 from shearpin.runs.block import Block
+from shearpin.runs.streaming import streamed
 from shearpin.runs.trouble import raise_if_meant
 from shearpin.trace import Span, Usage
 from shearpin.trace.ambient import Here
-from shearpin.trace.plain import is_dict, is_list, made_as
+from shearpin.trace.chunks import Chunks
+from shearpin.trace.plain import is_dict, is_list
 from shearpin.trace.providers import read_reply
 from shearpin.trace.reply import Reply
 from shearpin.trace.usage import read_usage, usage_told
@@ -107,15 +109,35 @@ class LLMCall(SpanBlock):
     def returned(self, value: object) -> None:
         self.response = value
 
+    def hand_out(self, value: Any) -> Any:  # noqa: ANN401 - the function's own
+        """A stream goes on after the function that opened it: the call ends with it."""
+        stream = streamed(value, self)
+        return super().hand_out(value) if stream is None else stream
+
+    def came(self) -> None:
+        """A chunk of the answer came."""
+        if self.span is not None:
+            self._run.first_token(self.span)
+
     def _outcome(self) -> dict[str, Any]:
         response = self.response
-        if is_list(response) and all(made_as(piece, str) for piece in response):
-            response = "".join(response) or None  # a decorated generator's; none came before it failed
+        if is_list(response):  # of chunks
+            response = _put_together(response)
         if response is None and self._usage is None:
             return {}
         reply = response if type(response) is Reply else read_reply(response)
         reply.usage = _over(usage_told(self._usage), reply.usage)
         return {"reply": reply}
+
+
+def _put_together(chunks: list[object]) -> Reply | None:
+    """What was streamed; None when nothing came before it failed."""
+    if all(type(chunk) is str and not chunk for chunk in chunks):
+        return None
+    answer = Chunks()
+    for chunk in chunks:
+        answer.add(chunk)
+    return answer.reply()
 
 
 def _over(mine: Usage | None, told: Usage | None) -> Usage | None:

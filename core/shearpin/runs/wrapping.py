@@ -14,7 +14,6 @@ from typing import Any, TypeVar, cast
 
 from shearpin.errors import ToldError
 from shearpin.runs.block import Block
-from shearpin.trace.ambient import Here
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Arguments = dict[str, Any]
@@ -110,9 +109,7 @@ def _plain(function: Callable[..., Any], block: Callable[..., Block]) -> Callabl
             value = function(*args, **kwargs)
         if type(value) is CoroutineType:  # an async function behind a plain one: its body has not begun
             return _awaited(inside, value)
-        inside.returned(value)
-        inside.close()
-        return value
+        return inside.hand_out(value)
 
     return call
 
@@ -120,9 +117,7 @@ def _plain(function: Callable[..., Any], block: Callable[..., Block]) -> Callabl
 async def _awaited(inside: Block, coroutine: Coroutine[Any, Any, object]) -> object:
     with _Piece(inside):
         value = await coroutine
-    inside.returned(value)
-    inside.close()
-    return value
+    return inside.hand_out(value)
 
 
 def _coroutine(function: Callable[..., Any], block: Callable[..., Block]) -> Callable[..., Any]:
@@ -134,9 +129,7 @@ def _coroutine(function: Callable[..., Any], block: Callable[..., Block]) -> Cal
             return told.text
         with _Piece(inside):
             value = await function(*args, **kwargs)
-        inside.returned(value)
-        inside.close()
-        return value
+        return inside.hand_out(value)
 
     return call
 
@@ -152,7 +145,7 @@ def _generator(function: Callable[..., Any], block: Callable[..., Block]) -> Cal
         items: list[Any] = []
         inside.produced(items)
         try:
-            value = yield from _pieces(function(*args, **kwargs), inside.here, items)
+            value = yield from _pieces(function(*args, **kwargs), inside, items)
         except BaseException as error:
             inside.close(error)
             raise
@@ -162,18 +155,19 @@ def _generator(function: Callable[..., Any], block: Callable[..., Block]) -> Cal
     return call
 
 
-def _pieces(generator: Generator[Any, Any, Any], here: Here, items: list[Any]) -> Generator[Any, Any, Any]:
+def _pieces(generator: Generator[Any, Any, Any], inside: Block, items: list[Any]) -> Generator[Any, Any, Any]:
     resume: Callable[[], Any] = functools.partial(next, generator)
     try:
         while True:
-            with here:
+            with inside.here:
                 item = resume()
             items.append(item)
+            inside.came()
             resume = yield from _handed_out(generator, item)
     except StopIteration as finished:
         return finished.value
     finally:
-        with here:
+        with inside.here:
             generator.close()
 
 
@@ -206,6 +200,7 @@ def _async_generator(function: Callable[..., Any], block: Callable[..., Block]) 
                     with inside.here:
                         item = await resume()
                     items.append(item)
+                    inside.came()
                     try:
                         resume = functools.partial(generator.asend, (yield item))
                     except GeneratorExit:
