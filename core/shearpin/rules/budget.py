@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from shearpin.errors import BudgetExceededError, amount
-from shearpin.rules.expecting import MONEY_AND_TOKENS, Amounts, Need, amounts, estimate_input
-from shearpin.rules.prices import Price, PriceBook, parse_price
+from shearpin.rules.expecting import MONEY_AND_TOKENS, Amounts, Need, amounts, expected_output
+from shearpin.rules.prices import Price, parse_price
 from shearpin.rules.protocol import Notice, Scene
 from shearpin.trace import LLMSpan, Span
 from shearpin.trace.spans import KINDS, Kind
@@ -43,9 +43,10 @@ class Budget:
     nobody has a price for while ``usd`` is limited: refuse it before its first call (``deny``), let it run uncounted
     (``allow``), or count it at this price: dollars per million tokens, or a mapping as in ``Guard(prices=...)``.
     ``reserve`` says how much output a call is expected to make while it is in flight: its own ``max_tokens``, else
-    ``expected_output_tokens`` (``expected``) or all the room that the prompt leaves in the model's context window, as
-    far as the price table knows it (``max``). ``wait_seconds`` bounds how long
-    a call waits for others in flight when only they stand in its way.
+    ``expected_output_tokens`` (``expected``) or as much as the model can make (``max``). No table of ours says how much
+    that is: it is taken to be all the room that the prompt leaves in the context window, where that is known, else
+    ``expected_output_tokens``, and the run warns. ``wait_seconds`` bounds how long a call waits for others in flight
+    when only they stand in its way.
 
     Raises ValueError for a limit that is negative or not a number, and when no limit is given.
     """
@@ -103,18 +104,6 @@ def _price_of(unknown: str | float | Mapping[str, float]) -> Price | None:
     return parse_price(unknown if isinstance(unknown, Mapping) else {"input": unknown, "output": unknown})
 
 
-def expected_output(rule: Budget, span: LLMSpan, prices: PriceBook) -> int:
-    """Output tokens that `rule` expects of a call before it is made."""
-    if span.kind == "embedding":
-        return 0
-    if span.max_tokens is not None:
-        return span.max_tokens
-    if rule.reserve == "max":
-        window = prices.context_window(span.request_model or "", span.provider) or 0
-        return max(rule.expected_output_tokens, window - estimate_input(span))
-    return rule.expected_output_tokens
-
-
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
@@ -122,6 +111,12 @@ def _is_number(value: object) -> bool:
 def _require(condition: bool, what: str, wanted: str) -> None:
     if not condition:
         raise ValueError(f"Budget({what}): must be {wanted}")
+
+
+def _guess(span: LLMSpan, need: Need) -> Notice:
+    facts = {"model": span.request_model, "reserved_output_tokens": need.output}
+    reserved = f"{need.output:,} tokens are reserved for it"
+    return Notice(f"the output limit of {span.name} is not known: {reserved}; give the call its max_tokens", facts)
 
 
 @dataclass(slots=True)
@@ -138,6 +133,8 @@ class BudgetWatch:
     """The limited units that a model call needs an estimate for."""
     counted: dict[Kind, list[str]] = field(init=False)
     """The other limited units that spans of a kind use up."""
+    guessed: set[str] = field(default_factory=set[str])
+    """Models of which the run has been told that their output limit is not known."""
     asked: Need | None = None
     """The need of the call that was checked last: its admission comes next, or another check."""
 
@@ -162,9 +159,13 @@ class BudgetWatch:
         return None
 
     def admit(self, span: Span) -> Iterable[Notice]:
+        notices = self._warnings(self.counted[span.kind])
         if self.estimated and isinstance(span, LLMSpan):
-            self.held[span.span_id] = self._need(span)
-        return self._warnings(self.counted[span.kind])
+            self.held[span.span_id] = need = self._need(span)
+            if self._guesses(span) and span.name not in self.guessed:
+                self.guessed.add(span.name)
+                notices = [*notices, _guess(span, need)]
+        return notices
 
     def settle(self, span: Span) -> Iterable[Notice]:
         notices = self._warnings(self.counted[span.kind])
@@ -237,6 +238,10 @@ class BudgetWatch:
             self.asked = Need(span, expected_output(self.rule, span, self.scene.prices), price)
         return self.asked
 
+    def _guesses(self, span: Span) -> bool:
+        """Is as much reserved as the model can make, though nobody knows how much that is?"""
+        return self.rule.reserve == "max" and isinstance(span, LLMSpan) and span.kind == "llm" and not span.max_tokens
+
     def _price(self, span: LLMSpan) -> Price | None:
         return self.scene.prices.find(span.request_model or "", span.provider) or self.rule.fallback_price
 
@@ -267,7 +272,7 @@ class BudgetWatch:
             estimate=estimate,
             key=self.scene.trace.trace_id,
             in_flight=in_flight,
-            subject=f"{span.kind} {span.name}",
+            subject=f"{span.kind} {span.name}" + (", which gives no max_tokens" if self._guesses(span) else ""),
         )
 
     def _warnings(self, units: Sequence[str]) -> Sequence[Notice]:

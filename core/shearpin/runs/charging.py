@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from shearpin.rules import tokens
-from shearpin.rules.budget import Budget, expected_output
-from shearpin.rules.expecting import estimate_input
+from shearpin.rules.budget import Budget
+from shearpin.rules.expecting import estimate_input, expected_output
 from shearpin.rules.prices import Price, PriceBook
 from shearpin.rules.protocol import Rule
 from shearpin.trace import LLMSpan, Trace, Usage
