@@ -103,7 +103,7 @@ class Guard:
 
         Names and labels that are no strings are made some; a single tag may come without a list around it.
         """
-        facts = {given.text(key): value for key, value in dict(metadata or {}).items()}
+        facts = given.facts(metadata)
         identity = Identity(
             given.label(session_id),
             given.label(user_id),
@@ -124,7 +124,7 @@ class Guard:
         Outside any run, the calls of all functions decorated by this guard accumulate in one ambient run.
         """
         name = name_of(function)
-        return wrap(function, lambda arguments: self._here().tool(name, arguments))
+        return wrap(function, lambda arguments: self._here().tool(name, arguments), by=(self, "tool"))
 
     @overload
     def llm(self, function: Function) -> Function: ...
@@ -144,7 +144,7 @@ class Guard:
             def call(arguments: Mapping[str, Any]) -> LLMCall:
                 return self._here().llm(provider=provider, **asked(arguments, name))
 
-            return wrap(decorated, call)
+            return wrap(decorated, call, by=(self, "llm"))
 
         return decorate if function is None else decorate(function)
 
@@ -236,8 +236,10 @@ class Guard:
 
 
 def _checked(exporters: Sequence[Exporter]) -> tuple[Exporter, ...]:
-    if not isinstance(exporters, Iterable):
-        raise TypeError(f"Guard(exporters={exporters!r}): must be a list of exporters")
+    if not isinstance(exporters, Iterable) or isinstance(exporters, str):
+        raise TypeError(
+            f"Guard(exporters={exporters!r}): must be a list of exporters, such as [JSONLinesExporter(...)]"
+        )
     found = tuple(exporters)
     for exporter in found:
         missing = [name for name in _EXPORTER if not callable(getattr(exporter, name, None))]
@@ -260,9 +262,15 @@ def guard(*rules: Rule | Guard, **options: Any) -> Callable[[Function], Function
 
     The guard is the function's ``pin`` attribute. Options are those of `Guard`.
     """
+    if options or len(rules) > 1:
+        mixed = [rule for rule in rules if isinstance(rule, Guard)]
+        if mixed:
+            raise TypeError("guard(pin) takes nothing beside the guard: give its rules and options to Guard(...)")
     pin = rules[0] if len(rules) == 1 and isinstance(rules[0], Guard) and not options else Guard(*rules, **options)  # type: ignore[arg-type]
 
     def decorate(function: Function) -> Function:
+        if isinstance(function, type):  # it would be one no longer
+            raise TypeError(f"guard decorates functions: {function.__name__} is a class, decorate its methods")
         name = name_of(function)
         wrapped: Any = wrap(function, lambda arguments: pin.run(name, input=arguments))
         getattr(wrapped, "__func__", wrapped).pin = pin  # of a static or class method: the function in it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from shearpin.runs import prompts
 from shearpin.runs.block import Block
@@ -13,10 +13,10 @@ from shearpin.runs.trouble import raise_if_meant
 from shearpin.trace import Span, Usage
 from shearpin.trace.ambient import Here
 from shearpin.trace.chunks import Chunks
-from shearpin.trace.plain import is_dict, is_list
+from shearpin.trace.plain import is_list, made_as
 from shearpin.trace.providers import read_reply
 from shearpin.trace.reply import Reply
-from shearpin.trace.usage import read_usage, usage_told
+from shearpin.trace.usage import usage_told
 
 if TYPE_CHECKING:
     from shearpin.runs.run import Run
@@ -99,12 +99,18 @@ class LLMCall(SpanBlock):
 
     @property
     def usage(self) -> Usage | None:
-        """What the call used. Set it to a `Usage` or to the ``usage`` of an answer; anything else is a TypeError."""
+        """What the call used. Set it to a `Usage` or to the ``usage`` of an answer.
+
+        What tells no tokens is a gap of the trace, and the call is charged what was reserved for it.
+        """
         return self._usage
 
     @usage.setter
     def usage(self, value: object) -> None:
-        self._usage = None if value is None else _read_usage(value)
+        self._usage = value if made_as(value, Usage) else _read_usage(value)
+        if self._usage is None and value is not None:
+            kind = type(value).__name__
+            self._run.gap(f"call.usage = {kind}: tells no tokens, so its call was charged what was reserved for it")
 
     def returned(self, value: object) -> None:
         self.response = value
@@ -148,19 +154,8 @@ def _over(mine: Usage | None, told: Usage | None) -> Usage | None:
     return dataclasses.replace(told, cost_usd=mine.cost_usd) if costs_alone else mine
 
 
-def _read_usage(value: object) -> Usage:
-    if isinstance(value, Usage):
-        return value
-    told = dict(value) if _is_mapping(value) else value
-    usage = read_usage(told)
-    if usage is None or not (usage.total_tokens or _names_tokens(told)):
-        raise TypeError(f"call.usage = {value!r}: must be a Usage(...), or the usage of a provider's answer")
-    return usage
-
-
-def _names_tokens(told: object) -> bool:
-    return any("token" in str(name) for name in (told if is_dict(told) else dir(told)))
-
-
-def _is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
-    return isinstance(value, Mapping)
+def _read_usage(value: object) -> Usage | None:
+    try:
+        return usage_told(dict(value) if isinstance(value, Mapping) else value)
+    except Exception:  # noqa: BLE001 - a mapping that is anybody's code
+        return None

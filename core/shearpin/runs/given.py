@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 from shearpin.trace.plain import made_as
 from shearpin.trace.usage import LARGEST
@@ -31,6 +31,14 @@ def labels(values: Iterable[object] | str | None) -> tuple[str, ...]:
     if isinstance(values, str) or not isinstance(values, Iterable):
         return (text(values),)
     return tuple(map(text, values))
+
+
+def facts(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The user's own facts, by name. Raises TypeError for what has no names."""
+    try:
+        return {text(key): value for key, value in dict(metadata or {}).items()}
+    except (TypeError, ValueError):
+        raise TypeError(f"metadata={metadata!r}: must be a mapping from names") from None
 
 
 def model_name(value: object) -> str:

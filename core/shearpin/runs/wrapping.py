@@ -26,11 +26,16 @@ def name_of(function: Callable[..., Any]) -> str:
     return getattr(inner, "__name__", None) or type(inner).__name__
 
 
-def wrap(function: Function, make: Make) -> Function:
-    """`function` with every call inside a new block, made from its arguments by name."""
+def wrap(function: Function, make: Make, by: object = None) -> Function:
+    """`function` with every call inside a new block, made from its arguments by name.
+
+    Wrapped `by` the same before, it is as it should be.
+    """
     if isinstance(function, staticmethod | classmethod):
         method = cast("staticmethod[..., Any] | classmethod[Any, ..., Any]", function)
-        return cast("Function", type(method)(wrap(method.__func__, make)))
+        return cast("Function", type(method)(wrap(method.__func__, make, by)))
+    if by is not None and _wrapped_before(function, by):
+        return function
     inner, signature = _inner(function), _signature(function)
 
     def block(args: tuple[Any, ...], kwargs: Arguments) -> Block:
@@ -38,7 +43,20 @@ def wrap(function: Function, make: Make) -> Function:
 
     wrapped = cast("Any", functools.wraps(inner)(_shape(inner)(function, block)))
     wrapped.__name__, wrapped.__wrapped__ = name_of(function), function
+    wrapped.__shearpin__ = (by, wrapped)
     return cast("Function", wrapped)
+
+
+def _wrapped_before(function: Any, by: object) -> bool:  # noqa: ANN401 - any callable
+    """Whoever copies a function's attributes with `functools.wraps` copies our mark: then it names another function."""
+    while True:
+        function = getattr(function, "__func__", function)  # of a method
+        mark = getattr(function, "__shearpin__", None)
+        if type(mark) is not tuple or mark[1] is not function:
+            return False
+        if mark[0] == by:
+            return True
+        function = function.__wrapped__
 
 
 def _inner(function: Callable[..., Any]) -> Callable[..., Any]:
