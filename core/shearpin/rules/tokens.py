@@ -53,6 +53,7 @@ _LONGEST_ADDRESS = 512
 _SLACK = 3 * UNIT  # a short text has no room to even out
 _PART_OVERHEAD = 2
 _AS_SENT = (",", ":")  # clients write requests without spaces
+_MENTIONED = frozenset(("name", "tool_call_id", "refusal", "reasoning", "reasoning_content", "function_call"))
 _UNSENT = frozenset(("role", "tool_calls", "id", "type", "status", "usage"))
 """Of a message, what is counted apart, and what is only told of it."""
 
@@ -111,7 +112,7 @@ def _message(message: Mapping[str, Any]) -> Iterator[Piece]:
     for key, value in message.items():
         if value and key != said and key not in _UNSENT:
             yield 1
-            yield _json(value)
+            yield _json(value if key in _MENTIONED else {key: value})
 
 
 def _json(value: object, separators: tuple[str, str] | None = None) -> str:

@@ -215,7 +215,7 @@ class Run(Block):
 
     def end(self, span: Span, *, reply: Reply | None = None, status: SpanStatus = "ok", **fields: Any) -> None:
         """The action ended. Never raises; ending a span twice does nothing."""
-        if reply is not None and isinstance(span, LLMSpan):
+        if reply is not None and isinstance(span, LLMSpan) and span.span_id in self.tree.journal.open:
             reply.write_to(span)
         self.tree.end(span, fields, status=status)
 
@@ -233,7 +233,7 @@ class Run(Block):
         A call that failed without an answer is given back; one whose caller gave up may have been served, and is
         charged at its estimate.
         """
-        if reply is not None and isinstance(span, LLMSpan):
+        if reply is not None and isinstance(span, LLMSpan) and span.span_id in self.tree.journal.open:
             reply.write_to(span)
         answered = reply is not None or interrupted(error) or provider_answered(error)
         cost: Cost = "settle" if answered else "release"

@@ -75,6 +75,7 @@ PROMPTS = {
     "as Google has it": [{"role": "user", "parts": [{"text": TEXT}]}],
     "as the Responses API has it": [{"type": "function_call_output", "call_id": "1", "output": TEXT}],
     "under a name of its own": [{"role": "user", "question": TEXT}],
+    "as a name": [{TEXT: True}],
 }
 
 

@@ -179,6 +179,25 @@ def test_a_stream_that_is_closed_is_charged_what_came(client: Client) -> None:
     assert span_of(pin).reply
 
 
+def test_a_stream_that_is_closed_after_its_last_chunk_has_ended_before(client: Client) -> None:
+    pin = Guard(Budget(usd=1))
+
+    @pin.llm(model="gpt-4o")
+    def ask(messages: Any) -> Any:
+        return client.chunks()
+
+    with pin.run() as run:
+        with ask(PROMPT) as stream:
+            list(stream)
+        stream.close()
+
+    span = span_of(pin)
+    assert_read(span)
+    assert span.usage is not None
+    assert (span.status, span.usage.cost_usd) == ("ok", run.usage.cost_usd)
+    assert span.usage.cost_usd
+
+
 def test_a_stream_that_nobody_uses_is_charged_as_reserved(client: Client) -> None:
     pin = Guard(Budget(tokens=10**6))
 
