@@ -148,10 +148,11 @@ def _put_together(chunks: list[object]) -> Reply | None:
 
 def _over(mine: Usage | None, told: Usage | None) -> Usage | None:
     """What the user says wins; who says a cost alone leaves the tokens to the provider."""
-    if mine is None or told is None:
-        return mine or told
+    if mine is None:
+        return told
     costs_alone = mine.cost_usd is not None and not mine.total_tokens
-    return dataclasses.replace(told, cost_usd=mine.cost_usd) if costs_alone else mine
+    counted = usage_told(told) if costs_alone else None
+    return mine if counted is None else dataclasses.replace(counted, cost_usd=mine.cost_usd)
 
 
 def _read_usage(value: object) -> Usage | None:
