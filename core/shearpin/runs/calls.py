@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from shearpin.runs import prompts
@@ -157,6 +156,6 @@ def _over(mine: Usage | None, told: Usage | None) -> Usage | None:
 
 def _read_usage(value: object) -> Usage | None:
     try:
-        return usage_told(dict(value) if isinstance(value, Mapping) else value)
+        return usage_told(dict(value) if prompts.is_mapping(value) else value)
     except Exception:  # noqa: BLE001 - a mapping that is anybody's code
         return None

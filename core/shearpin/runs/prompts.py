@@ -66,13 +66,14 @@ def messages(prompt: object) -> Sequence[Any]:
 def _messages(prompt: object) -> Sequence[Any]:
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
-    if _is_message(prompt) or _is_record(prompt) or not isinstance(prompt, Iterable) or made_as(prompt, bytes):
+    if _is_message(prompt) or _is_record(prompt) or made_as(prompt, bytes) or not isinstance(prompt, Iterable):
         return [_message(prompt)]
     items = cast("Iterable[object]", prompt)
     return [prompt] if iter(items) is items else [_message(item) for item in items]
 
 
-def _is_mapping(item: object) -> TypeGuard[Mapping[Any, Any]]:
+def is_mapping(item: object) -> TypeGuard[Mapping[Any, Any]]:
+    """Was it made as a mapping?"""
     return issubclass(type(item), Mapping)
 
 
@@ -82,12 +83,12 @@ def _is_record(item: object) -> bool:
 
 
 def _is_message(item: object) -> bool:
-    return _is_mapping(item) or any(made_as(field_of(item, name), str | list | tuple | dict) for name in _SAID)
+    return is_mapping(item) or any(made_as(field_of(item, name), str | list | tuple | dict) for name in _SAID)
 
 
 def _message(item: object) -> object:
     """A message that is neither a dict nor recorded whole, as the dict it amounts to."""
-    if _is_mapping(item) or _is_record(item) or not _is_message(item):
+    if is_mapping(item) or _is_record(item) or not _is_message(item):
         return item
     return {name: told for name in (*_BESIDE, *_SAID) if (told := field_of(item, name)) is not None}
 
@@ -103,7 +104,7 @@ def unread(items: Sequence[object]) -> str | None:
 
 def tools(definitions: object) -> Sequence[Any]:
     """Tool definitions as a list, those in a mapping with their names."""
-    if _is_mapping(definitions):
+    if is_mapping(definitions):
         return [{"name": name, "definition": tool} for name, tool in definitions.items()]
     return messages(definitions)
 

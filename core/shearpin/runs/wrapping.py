@@ -126,7 +126,7 @@ def _plain(function: Callable[..., Any], block: Callable[..., Block]) -> Callabl
         with _Piece(inside):
             value = function(*args, **kwargs)
         if type(value) is CoroutineType:  # an async function behind a plain one: its body has not begun
-            return _awaited(inside, value)
+            return _awaited(inside, cast("Coroutine[Any, Any, object]", value))
         return inside.hand_out(value)
 
     return call
