@@ -18,6 +18,7 @@ from shearpin.rules.protocol import Rule
 from shearpin.runs import given
 from shearpin.runs.calls import LLMCall
 from shearpin.runs.clients import Client, wrap_client
+from shearpin.runs.prompts import asked
 from shearpin.runs.run import Run
 from shearpin.runs.settings import Settings
 from shearpin.runs.tree import Tree
@@ -103,7 +104,7 @@ class Guard:
 
         Names and labels that are no strings are made some; a single tag may come without a list around it.
         """
-        facts = {given.text(key): value for key, value in dict(metadata or {}).items()}
+        facts = given.facts(metadata)
         identity = Identity(
             given.label(session_id),
             given.label(user_id),
@@ -124,7 +125,7 @@ class Guard:
         Outside any run, the calls of all functions decorated by this guard accumulate in one ambient run.
         """
         name = name_of(function)
-        return wrap(function, lambda arguments: self._here().tool(name, arguments))
+        return wrap(function, lambda arguments: self._here().tool(name, arguments), by=(self, "tool"))
 
     @overload
     def llm(self, function: Function) -> Function: ...
@@ -133,17 +134,18 @@ class Guard:
     def llm(self, function: Any = None, *, model: str | None = None, provider: str | None = None) -> Any:
         """Decorate a function that calls a model and returns the provider's answer, or the text.
 
-        The model, ``messages`` (or ``prompt``), ``max_tokens`` and ``tools`` are read from arguments of these names,
-        given or by default.
+        ``model``, ``tools`` and ``max_tokens`` (or ``max_completion_tokens``, ``max_output_tokens``) are read from
+        arguments of these names, given or by default. Every other text or data it is called with counts as its prompt,
+        whatever its name, save settings such as ``temperature`` and what is called a key, a token or a secret.
         """
 
         def decorate(decorated: Function) -> Function:
             name = model or name_of(decorated)
 
             def call(arguments: Mapping[str, Any]) -> LLMCall:
-                return self._here().llm(provider=provider, **given.asked(arguments, name))
+                return self._here().llm(provider=provider, **asked(arguments, name))
 
-            return wrap(decorated, call)
+            return wrap(decorated, call, by=(self, "llm"))
 
         return decorate if function is None else decorate(function)
 
@@ -243,8 +245,10 @@ class Guard:
 
 
 def _checked(exporters: Sequence[Exporter]) -> tuple[Exporter, ...]:
-    if not isinstance(exporters, Iterable):
-        raise TypeError(f"Guard(exporters={exporters!r}): must be a list of exporters")
+    if not isinstance(exporters, Iterable) or isinstance(exporters, str):
+        raise TypeError(
+            f"Guard(exporters={exporters!r}): must be a list of exporters, such as [JSONLinesExporter(...)]"
+        )
     found = tuple(exporters)
     for exporter in found:
         missing = [name for name in _EXPORTER if not callable(getattr(exporter, name, None))]
@@ -267,9 +271,15 @@ def guard(*rules: Rule | Guard, **options: Any) -> Callable[[Function], Function
 
     The guard is the function's ``pin`` attribute. Options are those of `Guard`.
     """
+    if options or len(rules) > 1:
+        mixed = [rule for rule in rules if isinstance(rule, Guard)]
+        if mixed:
+            raise TypeError("guard(pin) takes nothing beside the guard: give its rules and options to Guard(...)")
     pin = rules[0] if len(rules) == 1 and isinstance(rules[0], Guard) and not options else Guard(*rules, **options)  # type: ignore[arg-type]
 
     def decorate(function: Function) -> Function:
+        if isinstance(function, type):  # it would be one no longer
+            raise TypeError(f"guard decorates functions: {function.__name__} is a class, decorate its methods")
         name = name_of(function)
         wrapped: Any = wrap(function, lambda arguments: pin.run(name, input=arguments))
         getattr(wrapped, "__func__", wrapped).pin = pin  # of a static or class method: the function in it

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from shearpin.errors import BudgetExceededError, amount
-from shearpin.rules.expecting import MONEY_AND_TOKENS, Amounts, Need, amounts, estimate_input
+from shearpin.rules.expecting import MONEY_AND_TOKENS, Amounts, Need, amounts, expected_output
 from shearpin.rules.prices import Price, parse_price
 from shearpin.rules.protocol import Notice, Scene
-from shearpin.trace import LLMSpan, Span, Usage
+from shearpin.trace import LLMSpan, Span
 from shearpin.trace.spans import KINDS, Kind
 
 COUNTS = ("llm_calls", "tool_calls", "steps")
@@ -43,9 +43,10 @@ class Budget:
     nobody has a price for while ``usd`` is limited: refuse it before its first call (``deny``), let it run uncounted
     (``allow``), or count it at this price: dollars per million tokens, or a mapping as in ``Guard(prices=...)``.
     ``reserve`` says how much output a call is expected to make while it is in flight: its own ``max_tokens``, else
-    ``expected_output_tokens`` (``expected``) or all the room that the prompt leaves in the model's context window, as
-    far as the price table knows it (``max``). ``wait_seconds`` bounds how long
-    a call waits for others in flight when only they stand in its way.
+    ``expected_output_tokens`` (``expected``) or as much as the model can make (``max``). No table of ours says how much
+    that is: it is taken to be all the room that the prompt leaves in the context window, where that is known, else
+    ``expected_output_tokens``, and the run warns. ``wait_seconds`` bounds how long a call waits for others in flight
+    when only they stand in its way.
 
     Raises ValueError for a limit that is negative or not a number, and when no limit is given.
     """
@@ -63,6 +64,8 @@ class Budget:
     reserve: Literal["expected", "max"] = "expected"
     expected_output_tokens: int = 512
     wait_seconds: float = 30.0
+    fallback_price: Price | None = field(init=False, repr=False, compare=False)
+    """What a model without a price counts as, where the user said so."""
 
     def __post_init__(self) -> None:
         limits = self.limits
@@ -79,7 +82,7 @@ class Budget:
         expected = self.expected_output_tokens
         _require(_is_number(expected), f"expected_output_tokens={expected!r}", "a number, zero or more")
         _require(_is_number(self.wait_seconds), f"wait_seconds={self.wait_seconds!r}", "a finite number, zero or more")
-        self.fallback_price  # noqa: B018 - a bad price is an error here, not in the middle of a run
+        object.__setattr__(self, "fallback_price", _price_of(self.unknown_price))
 
     name = "Budget"
 
@@ -89,22 +92,16 @@ class Budget:
         given = {unit: getattr(self, unit) for unit in UNITS}
         return {unit: limit for unit, limit in given.items() if limit is not None}
 
-    @property
-    def fallback_price(self) -> Price | None:
-        """What a model without a price counts as, where the user said so."""
-        if isinstance(self.unknown_price, str):
-            _require(self.unknown_price in ("deny", "allow"), f"unknown_price={self.unknown_price!r}", _UNKNOWN)
-            return None
-        if isinstance(self.unknown_price, Mapping):
-            return parse_price(self.unknown_price)
-        return parse_price({"input": self.unknown_price, "output": self.unknown_price})
-
     def watch(self, scene: Scene) -> BudgetWatch:
         """Begin to count one run tree."""
         return BudgetWatch(self, scene)
 
 
-_UNKNOWN = "'deny', 'allow' or a price"
+def _price_of(unknown: str | float | Mapping[str, float]) -> Price | None:
+    if isinstance(unknown, str):
+        _require(unknown in ("deny", "allow"), f"unknown_price={unknown!r}", "'deny', 'allow' or a price")
+        return None
+    return parse_price(unknown if isinstance(unknown, Mapping) else {"input": unknown, "output": unknown})
 
 
 def _is_number(value: object) -> bool:
@@ -114,6 +111,12 @@ def _is_number(value: object) -> bool:
 def _require(condition: bool, what: str, wanted: str) -> None:
     if not condition:
         raise ValueError(f"Budget({what}): must be {wanted}")
+
+
+def _guess(span: LLMSpan, need: Need) -> Notice:
+    facts = {"model": span.request_model, "reserved_output_tokens": need.output}
+    reserved = f"{need.output:,} tokens are reserved for it"
+    return Notice(f"the output limit of {span.name} is not known: {reserved}; give the call its max_tokens", facts)
 
 
 @dataclass(slots=True)
@@ -130,6 +133,8 @@ class BudgetWatch:
     """The limited units that a model call needs an estimate for."""
     counted: dict[Kind, list[str]] = field(init=False)
     """The other limited units that spans of a kind use up."""
+    guessed: set[str] = field(default_factory=set[str])
+    """Models of which the run has been told that their output limit is not known."""
     asked: Need | None = None
     """The need of the call that was checked last: its admission comes next, or another check."""
 
@@ -154,16 +159,20 @@ class BudgetWatch:
         return None
 
     def admit(self, span: Span) -> Iterable[Notice]:
+        notices = self._warnings(self.counted[span.kind])
         if self.estimated and isinstance(span, LLMSpan):
-            self.held[span.span_id] = self._need(span)
-        return self._warnings(self.counted[span.kind])
+            self.held[span.span_id] = need = self._need(span)
+            if self._guesses(span) and span.name not in self.guessed:
+                self.guessed.add(span.name)
+                notices = [*notices, _guess(span, need)]
+        return notices
 
     def settle(self, span: Span) -> Iterable[Notice]:
         notices = self._warnings(self.counted[span.kind])
         need = self.held.pop(span.span_id, None)
-        if need is None or need.span.usage is None:
+        if need is None or (usage := need.span.usage) is None:
             return notices
-        self.settled.add(self._used(need, need.span.usage))
+        self.settled.add(amounts(usage, usage.cost_usd))
         return [*notices, *self._warnings(self.estimated)]
 
     def release(self, span: Span) -> None:
@@ -226,27 +235,15 @@ class BudgetWatch:
         """What a model call is expected to use."""
         if self.asked is None or self.asked.span is not span:
             price = self._price(span) if self.rule.usd is not None else None
-            self.asked = Need(span, self._expected_output(span), price)
+            self.asked = Need(span, expected_output(self.rule, span, self.scene.prices), price)
         return self.asked
 
-    def _expected_output(self, span: LLMSpan) -> int:
-        if span.kind == "embedding":
-            return 0
-        if span.max_tokens is not None:
-            return span.max_tokens
-        expected = self.rule.expected_output_tokens
-        if self.rule.reserve == "max":
-            window = self.scene.prices.context_window(span.request_model or "", span.provider) or 0
-            return max(expected, window - estimate_input(span))
-        return expected
+    def _guesses(self, span: Span) -> bool:
+        """Is as much reserved as the model can make, though nobody knows how much that is?"""
+        return self.rule.reserve == "max" and isinstance(span, LLMSpan) and span.kind == "llm" and not span.max_tokens
 
     def _price(self, span: LLMSpan) -> Price | None:
         return self.scene.prices.find(span.request_model or "", span.provider) or self.rule.fallback_price
-
-    def _used(self, need: Need, usage: Usage) -> Amounts:
-        used, span = amounts(usage, usage.cost_usd), need.span
-        # Nobody told what the call used: never charge less than was held, unless it was seen to be cut short.
-        return used.at_least(need.exact) if span.usage_estimated and not span.was_cut else used
 
     def _wanted(self, unit: str, span: Span) -> float | None:
         """How much of a counted `unit` this span would take; None when it takes none, and so cannot be refused."""
@@ -275,7 +272,7 @@ class BudgetWatch:
             estimate=estimate,
             key=self.scene.trace.trace_id,
             in_flight=in_flight,
-            subject=f"{span.kind} {span.name}",
+            subject=f"{span.kind} {span.name}" + (", which gives no max_tokens" if self._guesses(span) else ""),
         )
 
     def _warnings(self, units: Sequence[str]) -> Sequence[Notice]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from shearpin.rules import tokens
-from shearpin.rules.prices import Price
+from shearpin.rules.prices import Price, PriceBook
 from shearpin.trace import LLMSpan, Usage
 from shearpin.trace.plain import Plain, is_dict
+
+if TYPE_CHECKING:
+    from shearpin.rules.budget import Budget
 
 MONEY_AND_TOKENS = ("usd", "tokens", "input_tokens", "output_tokens")
 """The units that have to be estimated."""
@@ -35,10 +39,6 @@ class Amounts:
         value: float | None = getattr(self, unit)
         return value or 0.0
 
-    def at_least(self, other: Amounts) -> Amounts:
-        """The larger of the two, unit by unit."""
-        return Amounts(*(max(self.of(unit), other.of(unit)) for unit in MONEY_AND_TOKENS))
-
     def add(self, other: Amounts) -> None:
         """Count `other` in."""
         self.usd = self.of("usd") + other.of("usd")
@@ -55,10 +55,10 @@ def amounts(usage: Usage, usd: float | None) -> Amounts:
 class Need:
     """What a model call is expected to use: bounded at once, and estimated only when somebody has to know."""
 
-    __slots__ = ("_exact", "_output", "most", "price", "span")
+    __slots__ = ("_exact", "most", "output", "price", "span")
 
     def __init__(self, span: LLMSpan, output: int, price: Price | None) -> None:
-        self.span, self.price, self._output = span, price, output
+        self.span, self.price, self.output = span, price, output
         self._exact: Amounts | None = None
         bounded = price is None or price.flat is not None  # more input may cost less where prices have tiers
         self.most = self._amounts(bound_input(span)) if bounded else self.exact
@@ -72,8 +72,20 @@ class Need:
         return self._exact
 
     def _amounts(self, sent: int) -> Amounts:
-        usage = Usage(input_tokens=sent, output_tokens=self._output)
+        usage = Usage(input_tokens=sent, output_tokens=self.output)
         return amounts(usage, None if self.price is None else self.price.cost(usage))
+
+
+def expected_output(rule: Budget, span: LLMSpan, prices: PriceBook) -> int:
+    """Output tokens that `rule` expects of a call before it is made."""
+    if span.kind == "embedding":
+        return 0
+    if span.max_tokens is not None:
+        return span.max_tokens
+    if rule.reserve == "max":
+        window = prices.context_window(span.request_model or "", span.provider) or 0
+        return max(rule.expected_output_tokens, window - estimate_input(span))
+    return rule.expected_output_tokens
 
 
 def estimate_input(span: LLMSpan) -> int:

@@ -150,7 +150,9 @@ class PriceBook:
     """
 
     def __init__(self, overrides: Mapping[str, Mapping[str, float]] | None = None) -> None:
-        self._overrides = {model.lower(): _parse_for(model, price) for model, price in (overrides or {}).items()}
+        if not isinstance(overrides, Mapping | None):
+            raise ValueError(f"prices={overrides!r}: must be a mapping such as {{'my-model': {_EXAMPLE}}}")  # noqa: TRY004 - as for a price
+        self._overrides = {_name(model): _parse_for(model, price) for model, price in (overrides or {}).items()}
         self._answers: dict[tuple[str, str | None], Price | None] = {}
         self._fresh_until = 0.0
 
@@ -181,6 +183,12 @@ class PriceBook:
         table = price_table.load()
         listed = table.rates(model, provider)
         return None if listed is None else Price("genai-prices", table.version, *listed)
+
+
+def _name(model: object) -> str:
+    if not isinstance(model, str):
+        raise ValueError(f"prices[{model!r}]: the name of a model must be a string")  # noqa: TRY004 - as for a price
+    return model.lower()
 
 
 def _parse_for(model: str, price: Mapping[str, float]) -> Price:

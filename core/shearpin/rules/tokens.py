@@ -53,7 +53,9 @@ _LONGEST_ADDRESS = 512
 _SLACK = 3 * UNIT  # a short text has no room to even out
 _PART_OVERHEAD = 2
 _AS_SENT = (",", ":")  # clients write requests without spaces
-_MENTIONED = ("name", "tool_call_id", "refusal", "reasoning", "reasoning_content", "function_call")
+_MENTIONED = frozenset(("name", "tool_call_id", "refusal", "reasoning", "reasoning_content", "function_call"))
+_UNSENT = frozenset(("role", "tool_calls", "id", "type", "status", "usage"))
+"""Of a message, what is counted apart, and what is only told of it."""
 
 Piece: TypeAlias = str | int  # a text, or tokens that are no text
 
@@ -70,8 +72,8 @@ def estimate_text(text: str) -> int:
 def estimate_message(message: Mapping[str, Any]) -> int:
     """Tokens of one chat message and of what surrounds it: content (text or parts), tool calls, name, reasoning.
 
-    Knows the parts of OpenAI, Anthropic and LangChain; one of another type counts as its JSON. Images, audio and
-    files count as the constants of this module.
+    Knows the parts of OpenAI, Anthropic, Google and LangChain; one of another type counts as its JSON. Images, audio
+    and files count as the constants of this module.
     """
     try:
         return MESSAGE_OVERHEAD + _sum(_message(message))
@@ -102,14 +104,15 @@ def _sum(pieces: Iterable[Piece]) -> int:
 
 
 def _message(message: Mapping[str, Any]) -> Iterator[Piece]:
-    yield from _content(message.get("content"))
+    said = "parts" if message.get("content") is None else "content"
+    yield from _content(message.get(said))
     for call in _items(message.get("tool_calls")):
         yield CALL_OVERHEAD
         yield from _call(call)
-    for key in _MENTIONED:
-        if message.get(key):
+    for key, value in message.items():
+        if value and key != said and key not in _UNSENT:
             yield 1
-            yield _json(message[key])
+            yield _json(value if key in _MENTIONED else {key: value})
 
 
 def _json(value: object, separators: tuple[str, str] | None = None) -> str:
@@ -169,7 +172,7 @@ def _content(content: object) -> Iterator[Piece]:
 
 def _part(part: object) -> Iterator[Piece]:
     fields = _mapping(part)
-    kind = str(fields.get("type", "")) if fields else ""
+    kind = _kind(fields) if fields else ""
     if fields is None:
         yield _json(part)
     elif kind == "tool_result":
@@ -179,10 +182,16 @@ def _part(part: object) -> Iterator[Piece]:
         yield _image(fields)
     elif "audio" in kind:
         yield -(-_payload(fields) // _BYTES_PER_AUDIO_TOKEN) or AUDIO_TOKENS
-    elif any(word in kind for word in ("file", "document", "video")):
+    elif any(word in kind for word in ("file", "document", "video", "application/")):
         yield max(FILE_TOKENS, _payload(fields) // _BYTES_PER_FILE_TOKEN)
     else:
         yield _written(fields)
+
+
+def _kind(fields: Mapping[str, Any]) -> str:
+    """What a part is: of what type, or what its data is, as Google tells it."""
+    inner = (_mapping(value) or {} for value in fields.values())
+    return str(fields.get("type") or next((data["mime_type"] for data in inner if data.get("mime_type")), ""))
 
 
 def _written(fields: Mapping[str, Any]) -> str:

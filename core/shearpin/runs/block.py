@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from shearpin.errors import ShearpinError, ToldError
 from shearpin.trace.ambient import Here
@@ -58,9 +58,18 @@ class Block:
         """The decorated function returned `value`."""
         raise NotImplementedError
 
+    def hand_out(self, value: Any) -> Any:  # noqa: ANN401 - the function's own
+        """The decorated function returned `value`, which is over: what its caller gets."""
+        self.returned(value)
+        self.close()
+        return value
+
     def produced(self, items: list[object]) -> None:
         """The decorated generator yields `items`: a list that grows while it runs."""
         self.returned(items)
+
+    def came(self) -> None:
+        """A piece of what the decorated function makes came."""
 
     def __enter__(self) -> Self:
         try:

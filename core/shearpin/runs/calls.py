@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeGuard
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
+from shearpin.runs import prompts
 from shearpin.runs.block import Block
+from shearpin.runs.streaming import streamed
 from shearpin.runs.trouble import raise_if_meant
 from shearpin.trace import Span, Usage
 from shearpin.trace.ambient import Here
-from shearpin.trace.plain import is_dict, is_list
+from shearpin.trace.chunks import Chunks
+from shearpin.trace.plain import is_list, made_as
 from shearpin.trace.providers import read_reply
 from shearpin.trace.reply import Reply
-from shearpin.trace.usage import read_usage
+from shearpin.trace.usage import usage_told
 
 if TYPE_CHECKING:
     from shearpin.runs.run import Run
@@ -84,45 +87,75 @@ class LLMCall(SpanBlock):
 
     def __init__(self, run: Run, kind: str, model: str, fields: dict[str, Any]) -> None:
         super().__init__(run, kind, model, {"request_model": model, **fields})
+        self._unread = prompts.unread(fields["messages"]) or prompts.unread(fields.get("tools", ()))
         self.response: Any = None
         self._usage: Usage | None = None
 
+    def _started(self, span: Span) -> None:
+        super()._started(span)
+        if self._unread is not None:
+            self._run.gap(self._unread)
+
     @property
     def usage(self) -> Usage | None:
-        """What the call used. Set it to a `Usage` or to the ``usage`` of an answer; anything else is a TypeError."""
+        """What the call used. Set it to a `Usage` or to the ``usage`` of an answer.
+
+        What tells no tokens is a gap of the trace, and the call is charged what was reserved for it.
+        """
         return self._usage
 
     @usage.setter
     def usage(self, value: object) -> None:
-        self._usage = None if value is None else _read_usage(value)
+        self._usage = value if made_as(value, Usage) else _read_usage(value)
+        if self._usage is None and value is not None:
+            kind = type(value).__name__
+            self._run.gap(f"call.usage = {kind}: tells no tokens, so its call was charged what was reserved for it")
 
     def returned(self, value: object) -> None:
         self.response = value
 
+    def hand_out(self, value: Any) -> Any:  # noqa: ANN401 - the function's own
+        """A stream goes on after the function that opened it: the call ends with it."""
+        stream = streamed(value, self)
+        return super().hand_out(value) if stream is None else stream
+
+    def came(self) -> None:
+        """A chunk of the answer came."""
+        if self.span is not None:
+            self._run.first_token(self.span)
+
     def _outcome(self) -> dict[str, Any]:
         response = self.response
-        if is_list(response) and all(isinstance(piece, str) for piece in response):
-            response = "".join(response) or None  # a decorated generator's; none came before it failed
+        if is_list(response):  # of chunks
+            response = _put_together(response)
         if response is None and self._usage is None:
             return {}
-        reply = response if isinstance(response, Reply) else read_reply(response)
-        reply.usage = self._usage or reply.usage
+        reply = response if type(response) is Reply else read_reply(response)
+        reply.usage = _over(usage_told(self._usage), reply.usage)
         return {"reply": reply}
 
 
-def _read_usage(value: object) -> Usage:
-    if isinstance(value, Usage):
-        return value
-    told = dict(value) if _is_mapping(value) else value
-    usage = read_usage(told)
-    if usage is None or not (usage.total_tokens or _names_tokens(told)):
-        raise TypeError(f"call.usage = {value!r}: must be a Usage(...), or the usage of a provider's answer")
-    return usage
+def _put_together(chunks: list[object]) -> Reply | None:
+    """What was streamed; None when nothing came before it failed."""
+    if all(type(chunk) is str and not chunk for chunk in chunks):
+        return None
+    answer = Chunks()
+    for chunk in chunks:
+        answer.add(chunk)
+    return answer.reply()
 
 
-def _names_tokens(told: object) -> bool:
-    return any("token" in str(name) for name in (told if is_dict(told) else dir(told)))
+def _over(mine: Usage | None, told: Usage | None) -> Usage | None:
+    """What the user says wins; who says a cost alone leaves the tokens to the provider."""
+    if mine is None:
+        return told
+    costs_alone = mine.cost_usd is not None and not mine.total_tokens
+    counted = usage_told(told) if costs_alone else None
+    return mine if counted is None else dataclasses.replace(counted, cost_usd=mine.cost_usd)
 
 
-def _is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
-    return isinstance(value, Mapping)
+def _read_usage(value: object) -> Usage | None:
+    try:
+        return usage_told(dict(value) if prompts.is_mapping(value) else value)
+    except Exception:  # noqa: BLE001 - a mapping that is anybody's code
+        return None

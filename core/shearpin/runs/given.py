@@ -1,4 +1,4 @@
-"""What users hand in, as a trace keeps it: names, labels, prompts and limits.
+"""What users hand in, as a trace keeps it: names, labels and limits.
 
 An odd one is read as what it most likely means, rather than breaking the agent over a label.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
+from shearpin.trace.plain import made_as
 from shearpin.trace.usage import LARGEST
 
 
@@ -33,6 +33,14 @@ def labels(values: Iterable[object] | str | None) -> tuple[str, ...]:
     return tuple(map(text, values))
 
 
+def facts(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The user's own facts, by name. Raises TypeError for what has no names."""
+    try:
+        return {text(key): value for key, value in dict(metadata or {}).items()}
+    except (TypeError, ValueError):
+        raise TypeError(f"metadata={metadata!r}: must be a mapping from names") from None
+
+
 def model_name(value: object) -> str:
     """The name of a model: what its calls are priced by. Raises TypeError where there is none."""
     if not value:
@@ -40,40 +48,19 @@ def model_name(value: object) -> str:
     return text(value)
 
 
+def asked_limit(value: object) -> int | None:
+    """``max_tokens`` as a user gives it. Raises TypeError for what is no number."""
+    if value is not None and not hasattr(type(value), "__index__") and not made_as(value, float):
+        raise TypeError(f"max_tokens={value!r}: must be a number of tokens, or None")
+    return token_limit(value)
+
+
 def token_limit(value: object) -> int | None:
-    """``max_tokens`` as a limit. What is not above zero, or not finite, or a bool, is none: some servers write -1.
-
-    Raises TypeError for what is no number.
-    """
-    if value is None or isinstance(value, bool):
+    """``max_tokens`` as a limit. What is not above zero, not finite, a bool or no number is none: some write -1."""
+    if value is None or value is True or value is False:
         return None
-    if isinstance(value, float):
-        value = math.ceil(value) if math.isfinite(value) else 0
     try:
-        limit = operator.index(cast("int", value))
-    except TypeError:
-        raise TypeError(f"max_tokens={value!r}: must be a number of tokens, or None") from None
+        limit = math.ceil(value) if made_as(value, float) else operator.index(cast("int", value))
+    except Exception:  # noqa: BLE001 - no number, not a number, infinite, or code of its own
+        return None
     return min(limit, LARGEST) if limit > 0 else None
-
-
-def messages(prompt: Sequence[Any] | str | None) -> Sequence[Any]:
-    """A prompt as the list of its messages: a text is the user's, any other object that is no list is one message."""
-    if prompt is None:
-        return ()
-    if isinstance(prompt, str):
-        return [{"role": "user", "content": prompt}]
-    return prompt if isinstance(prompt, Sequence) else [prompt]
-
-
-def asked(arguments: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """What a decorated function asks its model; an argument that means something else by its name is passed over."""
-    named, tools = arguments.get("model"), arguments.get("tools")
-    limit = None
-    with suppress(TypeError):
-        limit = token_limit(arguments.get("max_tokens"))
-    return {
-        "model": named if named and isinstance(named, str) else model,
-        "messages": messages(arguments.get("messages")) or messages(arguments.get("prompt")),
-        "max_tokens": limit,
-        "tools": tools if isinstance(tools, list | tuple) else (),
-    }

@@ -6,6 +6,7 @@ import itertools
 from typing import Any, Literal
 
 from shearpin.runs.clock import Clock
+from shearpin.runs.given import token_limit
 from shearpin.runs.settings import Settings
 from shearpin.runs.trouble import describe_error, quietly
 from shearpin.trace import DecisionSpan, LLMSpan, Span, Trace, source
@@ -49,8 +50,8 @@ class Journal:
                 span.stored_tools = pool.constant(tools)
         for name, value in fields.items():
             setattr(span, name, value)
-        if isinstance(span, LLMSpan) and not _is_limit(span.max_tokens):
-            span.max_tokens = None
+        if isinstance(span, LLMSpan):
+            span.max_tokens = token_limit(span.max_tokens)
 
     def start(self, span: Span) -> None:
         """`span` was let in."""
@@ -129,8 +130,3 @@ class Journal:
 
 
 _KINDS = frozenset(KINDS)
-
-
-def _is_limit(tokens: object) -> bool:
-    """Some servers are sent -1 for no limit."""
-    return isinstance(tokens, int) and not isinstance(tokens, bool) and tokens > 0

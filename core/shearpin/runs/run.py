@@ -8,7 +8,7 @@ from typing import Any
 from shearpin.errors import RunStoppedError
 from shearpin.rules.approval import ApprovalRequest, Approver
 from shearpin.rules.budget import BudgetWatch
-from shearpin.runs import given
+from shearpin.runs import given, prompts
 from shearpin.runs.block import Block
 from shearpin.runs.calls import LLMCall, SpanBlock, ToolCall
 from shearpin.runs.entering import aenter, enter
@@ -153,12 +153,14 @@ class Run(Block):
         Raises TypeError for a model without a name, and for a limit that is no number.
         """
         fields: dict[str, Any] = {"provider": given.label(provider), "temperature": temperature, "seed": seed}
-        fields |= {"messages": given.messages(messages), "max_tokens": given.token_limit(max_tokens), "tools": tools}
+        fields |= {"messages": prompts.messages(messages), "tools": prompts.tools(tools)}
+        fields["max_tokens"] = given.asked_limit(max_tokens)
         return LLMCall(self, "llm", given.model_name(model), fields)
 
     def embedding(self, *, model: str, texts: Sequence[str] | str, provider: str | None = None) -> LLMCall:
         """An embedding call as a block; opening it raises the stop if a rule refuses the call."""
-        fields = {"messages": [texts] if isinstance(texts, str) else texts, "provider": given.label(provider)}
+        listed = [texts] if isinstance(texts, str) else prompts.messages(texts)
+        fields = {"messages": listed, "provider": given.label(provider)}
         return LLMCall(self, "embedding", given.model_name(model), fields)
 
     def handoff(self, giver: str, taker: str, reason: str = "", *, parent: Span | None = None) -> None:
@@ -218,7 +220,7 @@ class Run(Block):
 
     def end(self, span: Span, *, reply: Reply | None = None, status: SpanStatus = "ok", **fields: Any) -> None:
         """The action ended. Never raises; ending a span twice does nothing."""
-        if reply is not None and isinstance(span, LLMSpan):
+        if reply is not None and isinstance(span, LLMSpan) and span.span_id in self.tree.journal.open:
             reply.write_to(span)
         self.tree.end(span, fields, status=status)
 
@@ -236,7 +238,7 @@ class Run(Block):
         A call that failed without an answer is given back; one whose caller gave up may have been served, and is
         charged at its estimate.
         """
-        if reply is not None and isinstance(span, LLMSpan):
+        if reply is not None and isinstance(span, LLMSpan) and span.span_id in self.tree.journal.open:
             reply.write_to(span)
         answered = reply is not None or interrupted(error) or provider_answered(error)
         cost: Cost = "settle" if answered else "release"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from shearpin.rules.prices import PriceBook
 from shearpin.rules.protocol import Rule
+from shearpin.runs.charging import Terms
 from shearpin.trace.exporting import Exporter
 
 if TYPE_CHECKING:
@@ -24,3 +25,7 @@ class Settings:
     enforce: bool
     on_start: Callable[[Any], None]
     on_end: Callable[[Tree], None]
+    terms: Terms = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "terms", Terms.of(self.rules))

@@ -14,7 +14,7 @@ from shearpin.errors import RunStoppedError, ShearpinError, ToldError, deliverab
 from shearpin.rules.approval import Answer, ApprovalRequest
 from shearpin.rules.policy import PolicyWatch
 from shearpin.rules.protocol import Notice, Question, Rule, Scene, Watch
-from shearpin.runs.charging import Terms, charge
+from shearpin.runs.charging import charge
 from shearpin.runs.counting import Calls
 from shearpin.runs.journal import Journal
 from shearpin.runs.refusing import Refusal, bug_in, watch_of
@@ -50,7 +50,6 @@ class Tree:
         self.changed = threading.Condition(self.lock)
         self.waiters = Waiters(self.changed)
         self._owners: dict[str, int] = {}
-        self._terms = Terms.of(settings.rules)
         self._observed: set[int] = set()
         self._asking: set[str] = set()
         self.watch()
@@ -166,7 +165,7 @@ class Tree:
     def _close_model_call(self, span: LLMSpan, cost: Cost) -> None:
         self._owners.pop(span.span_id, None)
         if cost == "settle":
-            charge(span, self.trace, self.settings.prices, self._terms)
+            charge(span, self.trace, self.settings.prices, self.settings.terms)
         elif span.kind == "llm" and span.status == "cancelled":
             self.calls.uncount_unmade()
             self.steps.withdraw(span)

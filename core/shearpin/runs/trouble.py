@@ -49,9 +49,9 @@ def describe_error(error: BaseException) -> SpanError:
 
 
 def _traceback(error: BaseException) -> str:
-    if isinstance(error, RunStoppedError):  # raised by us: where from says nothing
-        return ""
     try:
+        if isinstance(error, RunStoppedError):  # raised by us: where from says nothing
+            return ""
         return "".join(traceback.format_exception(error, limit=-20, chain=False))
     except Exception:  # noqa: BLE001 - formatting calls the error's own code
         return ""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from types import CoroutineType
 from typing import Any, TypeVar, cast
 
 from shearpin.errors import ToldError
 from shearpin.runs.block import Block
-from shearpin.trace.ambient import Here
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Arguments = dict[str, Any]
@@ -26,11 +26,16 @@ def name_of(function: Callable[..., Any]) -> str:
     return getattr(inner, "__name__", None) or type(inner).__name__
 
 
-def wrap(function: Function, make: Make) -> Function:
-    """`function` with every call inside a new block, made from its arguments by name."""
+def wrap(function: Function, make: Make, by: object = None) -> Function:
+    """`function` with every call inside a new block, made from its arguments by name.
+
+    Wrapped `by` the same before, it is as it should be.
+    """
     if isinstance(function, staticmethod | classmethod):
         method = cast("staticmethod[..., Any] | classmethod[Any, ..., Any]", function)
-        return cast("Function", type(method)(wrap(method.__func__, make)))
+        return cast("Function", type(method)(wrap(method.__func__, make, by)))
+    if by is not None and _wrapped_before(function, by):
+        return function
     inner, signature = _inner(function), _signature(function)
 
     def block(args: tuple[Any, ...], kwargs: Arguments) -> Block:
@@ -38,7 +43,20 @@ def wrap(function: Function, make: Make) -> Function:
 
     wrapped = cast("Any", functools.wraps(inner)(_shape(inner)(function, block)))
     wrapped.__name__, wrapped.__wrapped__ = name_of(function), function
+    wrapped.__shearpin__ = (by, wrapped)
     return cast("Function", wrapped)
+
+
+def _wrapped_before(function: Any, by: object) -> bool:  # noqa: ANN401 - any callable
+    """Whoever copies a function's attributes with `functools.wraps` copies our mark: then it names another function."""
+    while True:
+        function = getattr(function, "__func__", function)  # of a method
+        mark = getattr(function, "__shearpin__", None)
+        if type(mark) is not tuple or mark[1] is not function:
+            return False
+        if mark[0] == by:
+            return True
+        function = function.__wrapped__
 
 
 def _inner(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -107,11 +125,9 @@ def _plain(function: Callable[..., Any], block: Callable[..., Block]) -> Callabl
             return told.text
         with _Piece(inside):
             value = function(*args, **kwargs)
-        if inspect.iscoroutine(value):  # an async function behind a plain one: its body has not begun
-            return _awaited(inside, value)
-        inside.returned(value)
-        inside.close()
-        return value
+        if type(value) is CoroutineType:  # an async function behind a plain one: its body has not begun
+            return _awaited(inside, cast("Coroutine[Any, Any, object]", value))
+        return inside.hand_out(value)
 
     return call
 
@@ -119,9 +135,7 @@ def _plain(function: Callable[..., Any], block: Callable[..., Block]) -> Callabl
 async def _awaited(inside: Block, coroutine: Coroutine[Any, Any, object]) -> object:
     with _Piece(inside):
         value = await coroutine
-    inside.returned(value)
-    inside.close()
-    return value
+    return inside.hand_out(value)
 
 
 def _coroutine(function: Callable[..., Any], block: Callable[..., Block]) -> Callable[..., Any]:
@@ -133,9 +147,7 @@ def _coroutine(function: Callable[..., Any], block: Callable[..., Block]) -> Cal
             return told.text
         with _Piece(inside):
             value = await function(*args, **kwargs)
-        inside.returned(value)
-        inside.close()
-        return value
+        return inside.hand_out(value)
 
     return call
 
@@ -151,7 +163,7 @@ def _generator(function: Callable[..., Any], block: Callable[..., Block]) -> Cal
         items: list[Any] = []
         inside.produced(items)
         try:
-            value = yield from _pieces(function(*args, **kwargs), inside.here, items)
+            value = yield from _pieces(function(*args, **kwargs), inside, items)
         except BaseException as error:
             inside.close(error)
             raise
@@ -161,18 +173,19 @@ def _generator(function: Callable[..., Any], block: Callable[..., Block]) -> Cal
     return call
 
 
-def _pieces(generator: Generator[Any, Any, Any], here: Here, items: list[Any]) -> Generator[Any, Any, Any]:
+def _pieces(generator: Generator[Any, Any, Any], inside: Block, items: list[Any]) -> Generator[Any, Any, Any]:
     resume: Callable[[], Any] = functools.partial(next, generator)
     try:
         while True:
-            with here:
+            with inside.here:
                 item = resume()
             items.append(item)
+            inside.came()
             resume = yield from _handed_out(generator, item)
     except StopIteration as finished:
         return finished.value
     finally:
-        with here:
+        with inside.here:
             generator.close()
 
 
@@ -205,6 +218,7 @@ def _async_generator(function: Callable[..., Any], block: Callable[..., Block]) 
                     with inside.here:
                         item = await resume()
                     items.append(item)
+                    inside.came()
                     try:
                         resume = functools.partial(generator.asend, (yield item))
                     except GeneratorExit:

@@ -10,7 +10,7 @@ only at its request keeps no state, so that one server answers any number of par
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from math import inf
@@ -97,6 +97,8 @@ class Completion:
         # A mistake in a script is shown where it was written, not to a client as a strange answer.
         if isinstance(self.usage, tuple):
             Tokens(*self.usage)
+        elif self.usage is not None and self.usage != "estimated":
+            raise TypeError(f"usage must be Tokens(...), (input, output) or None, not {self.usage!r}")
         if isinstance(self.chunks, int) and self.chunks < 1:
             raise ValueError(f"chunks must be at least 1, not {self.chunks}")
         if self.chunks is not None and not isinstance(self.chunks, int) and "".join(self.chunks) != self.text:
@@ -167,6 +169,7 @@ def tool_calls(
     return Completion(text=text, tool_calls=made, **modifiers)
 
 
+_STATUSES = range(400, 600)
 _FAILURES = {
     401: ("Incorrect API key provided.", "invalid_request_error", "invalid_api_key"),
     404: ("The requested resource does not exist.", "invalid_request_error", None),
@@ -194,6 +197,8 @@ def error(
     >>> error(429, retry_after=0.5).code
     'rate_limit_exceeded'
     """
+    if not isinstance(status, int) or status not in _STATUSES:
+        raise ValueError(f"error(status={status!r}): must be a status of HTTP that tells of an error, 400 to 599")
     broken = status >= HTTPStatus.INTERNAL_SERVER_ERROR
     usual = _FAILURES.get(status, _BROKEN if broken else _REFUSED)
     return Failure(status, message or usual[0], kind or usual[1], param, code or usual[2], retry_after, delay)
@@ -228,6 +233,8 @@ def as_script(script: Script | Sequence[Reply], repeat_last: bool) -> Script:
         if repeat_last:
             raise ValueError("repeat_last is for a list of replies; a function decides for itself")
         return script
+    if not isinstance(script, Iterable):
+        raise TypeError(f"a script is a list of replies such as [reply('text')], or a function, not {script!r}")
     listed = tuple(script)
     for item in cast("tuple[object, ...]", listed):
         if not isinstance(item, Reply):

@@ -6,7 +6,10 @@ import base64
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeGuard, cast
+from types import UnionType
+from typing import Any, TypeGuard, TypeVar, cast, overload
+
+T = TypeVar("T")
 
 Plain = Any
 """None, bool, int, float, str, or lists and string-keyed dicts of these (mypy has no useful recursive alias here)."""
@@ -25,6 +28,15 @@ def is_list(value: object) -> TypeGuard[list[Any]]:
 def is_tuple(value: object) -> TypeGuard[tuple[Any, ...]]:
     """A plain tuple; subclasses are foreign objects."""
     return type(value) is tuple
+
+
+@overload
+def made_as(value: object, kind: type[T]) -> TypeGuard[T]: ...
+@overload
+def made_as(value: object, kind: UnionType) -> bool: ...
+def made_as(value: object, kind: type | UnionType) -> bool:
+    """`isinstance` by what a value was made as: what it says itself, its ``__class__``, may be anybody's code."""
+    return issubclass(type(value), kind)
 
 
 def _is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:

@@ -18,10 +18,8 @@ def read_reply(response: object) -> Reply:
     """What `response` says, as far as its shape is known; a plain string is the text. Never raises."""
     if response is None:
         return Reply()
-    if isinstance(response, str):
-        return Reply(text=response)
     try:
-        return _read(response)
+        return Reply(text=response) if isinstance(response, str) else _read(response)
     except Exception:  # noqa: BLE001 - a stranger's object: an unread reply is charged at its estimate
         return Reply()
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from shearpin.trace.plain import is_dict, plain
 from shearpin.trace.spans import LLMSpan
-from shearpin.trace.usage import Usage, usage_told
+from shearpin.trace.usage import SIDES, PartialUsage, Usage, usage_told
 
 
 @dataclass(slots=True)
@@ -38,10 +38,11 @@ class Reply:
         if calls:
             span.stored_output["tool_calls"] = calls
         usage = usage_told(self.usage)
-        if usage is not None and (usage.total_tokens or self.from_cache):
-            span.usage = usage
-            if self.from_cache:
-                usage.cost_usd, span.price_source = 0.0, "provider cache"
+        if usage is not None and self.from_cache:
+            usage.cost_usd, span.price_source = 0.0, "provider cache"
+        elif usage is not None and not usage.total_tokens and type(usage) is Usage:  # of no tokens, or of none told
+            usage = PartialUsage(cost_usd=usage.cost_usd, lacking=SIDES)
+        span.usage = usage or span.usage
 
 
 def _text(value: Any) -> str | None:  # noqa: ANN401 - whatever an adapter or a provider has put where a text belongs

@@ -62,6 +62,44 @@ def test_reserving_the_most_takes_all_the_room_in_the_context_window() -> None:
         assert 10**6 - again.remaining["tokens"] < 20
 
 
+@pytest.mark.parametrize(("model", "reserved"), [("gpt-4o", 127_991), ("my-model", 512)])
+def test_reserving_the_most_without_knowing_it_warns_once_a_model_and_names_max_tokens(
+    model: str, reserved: int
+) -> None:
+    pin = Guard(Budget(output_tokens=10**6, reserve="max"), prices={"my-model": {"input": 1, "output": 1}})
+
+    with pin.run() as run:
+        for _ in range(3):
+            with run.llm(model=model, messages="hi") as call:
+                call.usage = Usage(1, 1)
+
+    [warning] = pin.traces[-1].warnings
+    assert warning.reason == (
+        f"the output limit of {model} is not known: {reserved:,} tokens are reserved for it; "
+        "give the call its max_tokens"
+    )
+    assert warning.facts == {"model": model, "reserved_output_tokens": reserved}
+
+
+def test_a_refusal_because_of_an_output_limit_nobody_knows_names_max_tokens() -> None:
+    pin = Guard(Budget(tokens=100_000, reserve="max"))
+
+    with pytest.raises(BudgetExceededError, match="llm gpt-4o, which gives no max_tokens"), pin.run() as run:
+        run.llm(model="gpt-4o", messages="hi").open()
+
+
+@pytest.mark.parametrize("options", [{"max_tokens": 7}, {}])
+def test_where_the_limit_is_given_or_nothing_is_to_be_made_nothing_is_warned_of(options: Any) -> None:
+    pin = Guard(Budget(tokens=10**6, reserve="max"))
+
+    with pin.run() as run:
+        call = run.llm(model="gpt-4o", messages="hi", **options) if options else run.embedding(model="m", texts="hi")
+        with call:
+            pass
+
+    assert pin.traces[-1].warnings == []
+
+
 @pytest.mark.parametrize("limit", [-1, 0, float("nan"), True - 1])
 def test_a_limit_of_output_that_is_none_reserves_what_is_expected(limit: Any) -> None:
     pin = Guard(Budget(output_tokens=1000, wait_seconds=0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
+from collections import UserDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from shearpin import Budget, BudgetExceededError, Guard, RunStoppedError, ShearpinError, Usage, current_run, guard
+from shearpin.adapter import Reply
 from shearpin.runs.block import Block
 from shearpin.runs.run import Run
 
@@ -122,15 +124,22 @@ def test_the_usage_of_an_answer_can_be_given_as_it_is(usage: Any) -> None:
         assert run.remaining["usd"] == pytest.approx(1 - spent)
 
 
-@pytest.mark.parametrize("usage", [15, "15", [10, 5], {}, {"tokes": 3}, object(), SimpleNamespace(usage=TOLD)])
-def test_what_is_no_usage_is_refused_where_it_is_given(usage: Any) -> None:
+class Unread(UserDict[str, int]):
+    def __iter__(self) -> Any:
+        raise RuntimeError("no")
+
+
+NO_USAGE = [15, "n/a", [10, 5], {}, {"tokes": 3}, {"prompt_tokens": None}, object(), SimpleNamespace(usage=TOLD)]
+
+
+@pytest.mark.parametrize("usage", [*NO_USAGE, Unread(TOLD)])
+def test_what_is_no_usage_is_a_gap_and_charged_as_reserved(usage: Any) -> None:
     pin = Guard(Budget(usd=1))
-    with pin.run() as run:
-        call = run.llm(model="gpt-4o", messages="hi", max_tokens=9)
-        with pytest.raises(TypeError, match=r"call.usage = .*: must be a Usage"), call:
-            call.usage = usage
-        assert run.remaining["usd"] == 1
-        assert still_open(run) == ["run"]
+    with pin.run() as run, run.llm(model="gpt-4o", messages="hi", max_tokens=9) as call:
+        call.usage = usage
+    assert run.usage.output_tokens == 9
+    [gap] = pin.traces[-1].gaps
+    assert gap.startswith(f"call.usage = {type(usage).__name__}: tells no tokens")
 
 
 def test_a_usage_of_no_tokens_is_no_error_and_charged_as_reserved() -> None:
@@ -189,7 +198,11 @@ def _run(_: Guard, run: Run) -> None:
 
 
 def _decorated(pin: Guard, _: Run) -> None:
-    guard(pin)(Unreadable)()
+    @guard(pin)
+    def answer() -> object:
+        return Unreadable()
+
+    answer()
 
 
 RECORDS: dict[str, Callable[[Guard, Run], None]] = {
@@ -204,16 +217,18 @@ RECORDS: dict[str, Callable[[Guard, Run], None]] = {
 def test_a_call_whose_outcome_cannot_be_read_has_ended_and_is_charged(
     strict: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken(Usage):
+    class Undecided:
         def __bool__(self) -> bool:
             raise ZeroDivisionError
+
+    undecided: Any = Undecided()
 
     monkeypatch.setattr("shearpin.runs.trouble.STRICT", strict)
     pin = Guard(Budget(usd=1))
     with pin.run() as run:
         call = run.llm(model="gpt-4o", messages="hi", max_tokens=9)
         with pytest.raises(ZeroDivisionError) if strict else nullcontext(), call:
-            call.usage = Broken(1, 1)
+            call.response = Reply("hi", usage=Usage(1, 1), from_cache=undecided)
         [span] = run.trace.spans_of("llm")
         assert (span.status, span.usage_estimated) == ("ok", True)
         assert still_open(run) == ["run"]

@@ -30,6 +30,7 @@ class HalfAnExporter:
         ([JSONLinesExporter], "it is a class, not an object"),
         (HalfAnExporter(), "must be a list of exporters"),
         (None, "must be a list of exporters"),
+        ("runs.jsonl", r"'runs.jsonl'\): must be a list of exporters"),
     ],
 )
 def test_what_is_no_exporter_is_refused_with_what_it_lacks(exporters: Any, says: str) -> None:
@@ -37,9 +38,33 @@ def test_what_is_no_exporter_is_refused_with_what_it_lacks(exporters: Any, says:
         Guard(exporters=exporters)
 
 
-def test_a_guard_you_have_takes_no_options() -> None:
-    with pytest.raises(TypeError):
-        guard(Guard(), mode="observe")
+@pytest.mark.parametrize(("more", "options"), [([], {"mode": "observe"}), ([Budget(usd=1)], {}), ([Guard()], {})])
+def test_a_guard_you_have_takes_nothing_beside_it(more: Any, options: Any) -> None:
+    with pytest.raises(TypeError, match=r"guard\(pin\) takes nothing beside the guard"):
+        guard(Guard(), *more, **options)
+
+
+@pytest.mark.parametrize(
+    ("prices", "says"),
+    [
+        (["gpt-4o"], r"prices=\['gpt-4o'\]: must be a mapping such as"),
+        ({1: {"input": 1, "output": 1}}, r"prices\[1\]: the name of a model must be a string"),
+    ],
+)
+def test_what_are_no_prices_is_refused_with_what_they_lack(prices: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Guard(prices=prices)
+
+
+def test_metadata_without_names_is_refused() -> None:
+    metadata: Any = ["a"]
+    with pytest.raises(TypeError, match=r"metadata=\['a'\]: must be a mapping from names"):
+        Guard().run(metadata=metadata)
+
+
+def test_an_entry_point_is_no_class() -> None:
+    with pytest.raises(TypeError, match="Path is a class, decorate its methods"):
+        guard(Budget(usd=1))(Path)
 
 
 def test_names_and_labels_are_strings_in_the_trace_and_its_file(tmp_path: Path) -> None:

@@ -359,3 +359,67 @@ def test_the_warning_of_a_lost_context_points_at_the_call() -> None:
     [warning] = caught
     assert warning.category is EnforcementGapWarning
     assert (warning.filename, warning.lineno) == (__file__, lost.__code__.co_firstlineno + 1)
+
+
+# --- decorated twice
+
+
+def decorated_twice(pin: Guard, decorate: Any) -> list[Callable[..., Any]]:
+    class Tools:
+        @decorate
+        def search(self, query: str) -> str:
+            return query
+
+        @staticmethod
+        @decorate
+        def find(query: str) -> str:
+            return query
+
+    def look(query: str) -> str:
+        return query
+
+    other = Guard()
+    twice = decorate(decorate(look))
+    return [twice, decorate(Tools().search), decorate(Tools.find), decorate(other.tool(decorate(look)))]
+
+
+@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("kind", ["tool", "llm"])
+def test_what_is_decorated_twice_by_one_guard_is_one_call(kind: str, which: int) -> None:
+    pin = Guard()
+    decorate = pin.tool if kind == "tool" else pin.llm(model="m")
+    function = decorated_twice(pin, decorate)[which]
+
+    with pin.run() as run:
+        assert function("q") == "q"
+
+    assert (run.trace.tool_calls, run.trace.llm_calls) == ((1, 0) if kind == "tool" else (0, 1))
+
+
+def test_another_function_with_the_attributes_of_a_decorated_one_is_decorated_all_the_same() -> None:
+    pin = Guard()
+
+    @pin.tool
+    def search(query: str) -> str:
+        return query
+
+    @functools.wraps(search)
+    def instead(query: str) -> str:
+        return query
+
+    with pin.run() as run:
+        pin.tool(instead)("q")
+
+    assert run.trace.tool_calls == 1
+
+
+def test_two_guards_count_what_both_decorate() -> None:
+    first, second = Guard(), Guard()
+
+    def search(query: str) -> str:
+        return query
+
+    with first.run() as one, second.run() as other:
+        first.tool(second.tool(search))("q")
+
+    assert (one.trace.tool_calls, other.trace.tool_calls) == (1, 1)

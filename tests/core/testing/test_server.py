@@ -530,3 +530,17 @@ def test_ids_are_numbered_and_start_again_in_the_next_block() -> None:
 def test_the_examples_in_the_documentation_run(module: Any) -> None:
     failed, attempted = doctest.testmod(module)
     assert (failed, attempted > 0) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "says"),
+    [
+        (lambda: ScriptedServer(reply("hi")), r"a script is a list of replies such as \[reply\('text'\)\]"),
+        (lambda: error("500"), r"error\(status='500'\): must be a status of HTTP"),
+        (lambda: error(42), r"error\(status=42\): must be a status of HTTP"),
+        (lambda: reply("x", usage=5), r"usage must be Tokens\(...\), \(input, output\) or None, not 5"),
+    ],
+)
+def test_a_mistake_in_a_script_is_shown_where_it_was_written(mistake, says):
+    with pytest.raises((TypeError, ValueError), match=says):
+        mistake()

@@ -56,6 +56,14 @@ def answer(message=None, **fields) -> dict[str, object]:
     return {"choices": [{"message": {"content": "hi"} | (message or {}), "finish_reason": "stop"}]} | fields
 
 
+def usage_as_ours(sent, made):
+    return {"usage": Usage(sent, made)}
+
+
+def usage_as_told(sent, made):
+    return {"response": answer(usage={"prompt_tokens": sent, "completion_tokens": made})}
+
+
 def assert_typed(span: LLMSpan) -> None:
     for text in (span.reply, span.reasoning, span.finish_reason, span.response_id, span.response_model):
         assert text is None or type(text) is str
@@ -155,11 +163,26 @@ def test_a_cost_of_another_type_is_that_cost(cost):
 
 
 @pytest.mark.parametrize("count", [-20, nan, inf, None, "many", [3], Decimal("NaN"), Hostile])
-def test_a_count_that_is_none_is_zero(count):
-    span, spent = ask(usage=Usage(input_tokens=1, output_tokens=real(count)))
+@pytest.mark.parametrize("way", [usage_as_ours, usage_as_told])
+def test_a_side_that_is_no_count_is_charged_at_the_estimate(count, way):
+    (made, spent), (sent, cost) = (
+        (getattr(span.usage, side), cost)
+        for side, (span, cost) in {
+            "output_tokens": ask(**way(1, real(count))),
+            "input_tokens": ask(**way(real(count), 1)),
+        }.items()
+    )
+
+    assert (made, spent) == (4, 4)
+    assert (sent, cost) == (9, 1)  # "hi", and what surrounds it
+
+
+@pytest.mark.parametrize("count", [-20, nan, inf, None, "many", [3], Hostile])
+def test_any_other_count_that_is_none_is_zero(count):
+    span, spent = ask(usage=Usage(1, 1, *[real(count)] * 5))
 
     assert_typed(span)
-    assert (span.usage.output_tokens, spent) == (0, 0)
+    assert spent == 1
 
 
 @pytest.mark.parametrize("count", [3, 3.0, 3.9, Decimal(3), Fraction(7, 2), "3"])
@@ -184,6 +207,87 @@ def test_a_count_without_bounds_is_the_largest_there_is():
 @pytest.mark.parametrize("count", [nan, inf, -inf, -7, "many", None, [1], Hostile])
 def test_a_provider_that_tells_no_counts_is_charged_at_the_estimate(count):
     assert ask(answer(usage={"prompt_tokens": real(count), "completion_tokens": real(count)}))[1] == 4
+
+
+@pytest.mark.parametrize(
+    ("told", "counted"),
+    [
+        ({"completion_tokens": 5}, (9, 5)),
+        ({"prompt_tokens": 5}, (5, 4)),
+        ({"total_tokens": 1_000_000}, (9, 999_991)),
+        ({"total_tokens": 7}, (3, 4)),
+        ({"total_tokens": 3}, (0, 3)),
+        ({"prompt_tokens": 20, "total_tokens": 50}, (20, 30)),
+        ({"completion_tokens": 20, "total_tokens": 50}, (30, 20)),
+        (
+            {"prompt_tokens": 20, "completion_tokens": 198, "total_tokens": 623},
+            (20, 603),
+        ),  # and thoughts, as Gemini has
+        ({"prompt_tokens": 20, "completion_tokens": 8, "total_tokens": 0}, (20, 8)),
+        ({"prompt_tokens": 20, "completion_tokens": 0, "total_tokens": 20}, (20, 0)),
+        ({"input_tokens": 20, "cache_read_input_tokens": 5, "output_tokens": 8}, (25, 8)),
+        ({"input_tokens": None, "cache_read_input_tokens": 5, "output_tokens": 8}, (9, 8)),
+    ],
+)
+def test_what_a_usage_leaves_out_is_told_by_its_total_or_else_charged_at_the_estimate(told, counted):
+    span, spent = ask(answer(usage=told))
+
+    assert (span.usage.input_tokens, span.usage.output_tokens) == counted
+    assert spent == min(counted[1], 100_000)
+
+
+@pytest.mark.parametrize("limit", [{"tokens": 100_000}, {"input_tokens": 100_000}])
+@pytest.mark.parametrize("usage", [{"completion_tokens": 5}, {"prompt_tokens": -1, "completion_tokens": 5}])
+def test_a_provider_that_never_tells_the_input_spends_the_budget_all_the_same(limit, usage):
+    pin = Guard(Budget(**limit))
+    made = []
+
+    with pytest.raises(BudgetExceededError), pin.run("ask") as run:
+        for _ in range(200):
+            with run.llm(model="m", messages="word " * 20_000, max_tokens=10) as call:
+                made.append(1)
+                call.response = answer(usage=usage)
+
+    assert len(made) == 3
+
+
+# --- a cost that is stated
+
+
+def test_a_cost_that_is_stated_without_tokens_is_the_cost():
+    span, spent = ask(usage=Usage(cost_usd=0.5))
+
+    assert (span.usage.cost_usd, spent) == (0.5, 0.5)
+    assert (span.usage.input_tokens, span.usage.output_tokens) == (9, 4)  # which nobody told
+    assert span.price_source is None
+
+
+def test_a_call_that_is_stated_to_have_cost_nothing_cost_nothing():
+    span, spent = ask(usage=Usage(cost_usd=0))
+
+    assert (span.usage.cost_usd, spent) == (0, 0)
+
+
+def test_a_cost_that_is_stated_wins_and_the_tokens_are_those_of_the_answer():
+    span, spent = ask(answer(usage=USED), Usage(cost_usd=0.5))
+
+    assert (span.usage, spent) == (Usage(input_tokens=3, output_tokens=2, cost_usd=0.5), 0.5)
+
+
+def test_a_usage_that_states_its_tokens_wins_whole():
+    span, spent = ask(answer(usage=USED), Usage(input_tokens=7, output_tokens=1))
+
+    assert (span.usage, spent) == (Usage(input_tokens=7, output_tokens=1, cost_usd=1), 1)
+
+
+@pytest.mark.parametrize("reserve", ["expected", "max"])
+def test_the_trace_and_every_budget_count_the_same_for_a_call_that_told_nothing(reserve):
+    pin = Guard(Budget(output_tokens=10**6, reserve=reserve), Budget(output_tokens=10**7, expected_output_tokens=900))
+
+    with pin.run("ask") as run, run.llm(model="gpt-4o", messages="hi"):
+        held = 10**6 - run.remaining["output_tokens"]
+
+    assert 10**6 - run.remaining["output_tokens"] == pin.traces[-1].usage.output_tokens >= held
 
 
 def test_a_usage_handed_in_again_is_priced_anew():
