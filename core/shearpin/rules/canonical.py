@@ -10,11 +10,12 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
-from itertools import islice
+from itertools import count, islice
 from typing import Any, TypeAlias, TypeGuard
 
 from shearpin.rules.manners import HANDOFF, MODEL, PLAIN, Manner, manner_of, words
 from shearpin.trace import Span
+from shearpin.trace.objects import UNREAD
 from shearpin.trace.pool import ROOT, Chain
 
 CONTENT = 2_000
@@ -202,6 +203,8 @@ def texts_of(value: object) -> list[str]:
 def _digest(value: object, texts: list[str], depth: int = 0, many: int = _MANY) -> int:
     """A hash that ignores the order of keys, case and white space; `texts` gets what the value says in words."""
     if isinstance(value, str):
+        if value.endswith(UNREAD):  # nobody knows what it holds: it is like no other
+            value = _as_word(f"{value} {next(_unread)}")
         text = " ".join(value.lower().split()) if len(value) <= CONTENT else _as_word(value)
         texts.append(text)
         return hash(text)
@@ -220,6 +223,7 @@ def _digest(value: object, texts: list[str], depth: int = 0, many: int = _MANY) 
     return hash((type(value), value if isinstance(value, int | None) else texts[-1]))
 
 
+_unread = count()
 _LETTERS = str.maketrans("-0123456789", "abcdefghijk")
 
 
