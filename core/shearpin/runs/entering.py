@@ -29,9 +29,15 @@ def enter(tree: Tree, span: Span, native: Approver | None = None) -> Span:
 def _attempt(tree: Tree, span: Span, outbox: Outbox) -> Question | None:
     with tree.lock:
         refusals = tree.attempt(span, outbox)
-        if refusals and not on_event_loop():
+        if not refusals:
+            return None
+        waits = not on_event_loop()
+        if not tree.settings.enforce:
+            tree.observe(span, refusals, outbox, waits=waits)
+            return None
+        if waits:
             refusals = _wait(tree, span, refusals, outbox)
-        return tree.refuse(span, refusals, outbox) if refusals else None
+        return tree.refuse(span, refusals) if refusals else None
 
 
 def _wait(tree: Tree, span: Span, refusals: list[Refusal], outbox: Outbox) -> list[Refusal]:
@@ -55,11 +61,14 @@ async def aenter(tree: Tree, span: Span, native: Approver | None = None) -> Span
             refusals = tree.attempt(span, outbox)
             if not refusals:
                 break
+            if not tree.settings.enforce:
+                tree.observe(span, refusals, outbox, waits=True)
+                break
             patience = tree.patience_ns(span, refusals[0])
             deadline = deadline or source.mono_ns() + patience
             left = (deadline - source.mono_ns()) / 1e9
             waits = patience > 0 and left > 0
-            question = None if waits else tree.refuse(span, refusals, outbox)
+            question = None if waits else tree.refuse(span, refusals)
             future = tree.waiters.add() if waits else None
         if future is not None:
             await _given_back(tree, future, left)

@@ -212,12 +212,8 @@ class Tree:
                 self.waiters.wake()
             return self.stop
 
-    def refuse(self, span: Span, refusals: list[Refusal], outbox: Outbox) -> Question | None:
-        """Raise the stop or the denial, or return what must be asked first; observing, let it in all the same."""
-        if not self.settings.enforce:
-            self._observe(span, refusals)
-            self._admit(span, outbox)
-            return None
+    def refuse(self, span: Span, refusals: list[Refusal]) -> Question | None:
+        """Raise the stop or the denial, or return what must be asked first."""
         first = refusals[0]
         if isinstance(first.error, Question):
             self._note(span, first)
@@ -248,12 +244,15 @@ class Tree:
             self._asking.add(_key(span))
             asked.record(self.journal, span)
 
-    def _observe(self, span: Span, refusals: list[Refusal]) -> None:
+    def observe(self, span: Span, refusals: list[Refusal], outbox: Outbox, *, waits: bool) -> None:
+        """Note who would have refused `span`, and let it in at once; a caller that `waits` might have got in later."""
         for refusal in refusals:
             # A rule that stops would refuse every later call too: one record says it all.
-            if refusal.verdict is not None or id(refusal.watch) not in self._observed:
+            known = refusal.verdict is None and id(refusal.watch) in self._observed
+            if not known and not (waits and self.patience_ns(span, refusal)):
                 self._observed.add(id(refusal.watch))
                 refusal.record(self.journal, span, observed=True)
+        self._admit(span, outbox)
 
     def _told(self, span: Span, denial: RunStoppedError) -> ToldError:
         """The call is answered without being made; to the rules it is evidence all the same."""

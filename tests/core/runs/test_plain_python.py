@@ -7,6 +7,7 @@ import contextvars
 import copy
 import pickle
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -445,6 +446,32 @@ def test_a_hundred_thousand_runs_leave_bounded_state() -> None:
             pass
     assert pin.active == []
     assert len(pin.traces) == 100
+
+
+def test_observe_mode_waits_for_nobody() -> None:
+    pin = Guard(Budget(tokens=150, wait_seconds=20), mode="observe")
+    with pin.run("agent") as run:
+        held = run.start("llm", "m", request_model="m", messages=["x"], max_tokens=100)
+        begun = time.monotonic()
+        other = threading.Thread(target=_call_model, args=(run,))
+        other.start()
+        other.join(10)
+        asyncio.run(_acall_model(run))
+        run.end(held)
+
+    assert time.monotonic() - begun < 5
+    assert all(decision.verdict == "warn" for decision in pin.traces[-1].decisions)  # enforced, these would have waited
+    assert pin.traces[-1].llm_calls == 3
+
+
+def _call_model(run: Run) -> None:
+    with run.llm(model="m", messages="x", max_tokens=100) as call:
+        call.usage = Usage(1, 1)
+
+
+async def _acall_model(run: Run) -> None:
+    async with run.llm(model="m", messages="x", max_tokens=100) as call:
+        call.usage = Usage(1, 1)
 
 
 def test_observe_mode_records_the_stop_once_and_stops_nothing() -> None:
