@@ -19,11 +19,15 @@ def enter(tree: Tree, span: Span, native: Approver | None = None) -> Span:
     and whatever `native` raises in order to pause.
     """
     outbox: Outbox = []
-    while (question := _attempt(tree, span, outbox)) is not None:
-        tree.answered(span, question, ask(question.request, question.approver, native))
-    if outbox:
-        tree.tell(outbox)
-    return span
+    try:
+        while (question := _attempt(tree, span, outbox)) is not None:
+            tree.answered(span, question, ask(question.request, question.approver, native))
+        if outbox:
+            tree.tell(outbox)
+        return span
+    except BaseException:
+        tree.withdraw(span)  # if a signal came when it was in
+        raise
 
 
 def _attempt(tree: Tree, span: Span, outbox: Outbox) -> Question | None:
@@ -44,8 +48,10 @@ def _wait(tree: Tree, span: Span, refusals: list[Refusal], outbox: Outbox) -> li
     deadline = source.mono_ns() + tree.patience_ns(span, refusals[0])
     while refusals and (left := (deadline - source.mono_ns()) / 1e9) > 0:
         tree.waiters.threads += 1
-        tree.changed.wait(left)
-        tree.waiters.threads -= 1
+        try:
+            tree.changed.wait(left)
+        finally:
+            tree.waiters.threads -= 1
         refusals = tree.attempt(span, outbox)
         if refusals and not tree.patience_ns(span, refusals[0]):
             break
@@ -54,6 +60,15 @@ def _wait(tree: Tree, span: Span, refusals: list[Refusal], outbox: Outbox) -> li
 
 async def aenter(tree: Tree, span: Span, native: Approver | None = None) -> Span:
     """`enter` for a coroutine: waits without blocking the event loop, and leaks nothing when cancelled."""
+    try:
+        await _enter_waiting(tree, span, native)
+    except BaseException:
+        tree.withdraw(span)
+        raise
+    return span
+
+
+async def _enter_waiting(tree: Tree, span: Span, native: Approver | None) -> None:
     outbox: Outbox = []
     deadline: int | None = None
     while True:
@@ -78,7 +93,6 @@ async def aenter(tree: Tree, span: Span, native: Approver | None = None) -> Span
         else:
             break
     tree.tell(outbox)
-    return span
 
 
 async def _given_back(tree: Tree, future: asyncio.Future[None], seconds: float) -> None:

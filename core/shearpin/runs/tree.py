@@ -100,12 +100,13 @@ class Tree:
         return int(refusal.patience(span, stuck) * 1e9)
 
     def _admit(self, span: Span, outbox: Outbox) -> None:
+        # In this order, a signal's handler may raise anywhere in it: what was begun can be ended.
         span.start_ns = self.journal.clock.now_ns()
         self.steps.commit(span)
+        self.journal.start(span)
         self.calls.count(span)
         if isinstance(span, LLMSpan):
             self._owners[span.span_id] = owner_here()
-        self.journal.start(span)
         self.waiters.wake()  # a node that decides now holds its step no longer
         for rule, watch in self.watches:
             try:
@@ -134,12 +135,19 @@ class Tree:
             fields["stored_output"] = self.trace.pool.value(fields.pop("output"))
         outbox: Outbox = []
         with self.lock:
-            if self.journal.open.pop(span.span_id, None) is None:
+            if span.span_id not in self.journal.open:
                 return
             self.journal.end(span, fields, status, error)
             self._close(span, cost, outbox)
+            self.journal.open.pop(span.span_id, None)  # last: if a signal comes before, it is ended once more
+            self.journal.ended(span)
+            self.waiters.wake()
         if outbox:
             self.tell(outbox)
+
+    def withdraw(self, span: Span) -> None:
+        """`span` was admitted, if it was, and is not made after all."""
+        self.end(span, {}, status="cancelled", cost="release")
 
     def _close(self, span: Span, cost: Cost, outbox: Outbox) -> None:
         if isinstance(span, LLMSpan):
@@ -160,16 +168,16 @@ class Tree:
             else:
                 if notices:
                     self._warn(rule, notices, span, outbox)
-        self.journal.ended(span)
-        self.waiters.wake()
 
     def _close_model_call(self, span: LLMSpan, cost: Cost) -> None:
-        self._owners.pop(span.span_id, None)
+        if span.span_id not in self._owners:  # done already, or not counted yet
+            return
         if cost == "settle":
             charge(span, self.trace, self.settings.prices, self._terms)
         elif span.kind == "llm" and span.status == "cancelled":
             self.calls.uncount_unmade()
             self.steps.withdraw(span)
+        del self._owners[span.span_id]
         if span.tool_calls:
             asked = {call["id"]: call for call in span.tool_calls if call.get("id")}
             self.calls.ask(asked)
@@ -181,15 +189,15 @@ class Tree:
             if self.ended:
                 return
             for span in reversed(list(self.journal.open.values())):
-                if span is self.trace.spans[0]:
+                if span.parent_id is None:
                     self.end(span, fields, status=status, error=error)
                 else:
                     self.end(span, {}, status=status if span.kind == "agent" or status != "ok" else "cancelled")
-            self.ended = True
             if self.stop is not None:
                 self.stop.partial = self.partial
             self.journal.finish(status)
-        self.settings.on_end(self)
+            self.settings.on_end(self)
+            self.ended = True
 
     # --- pauses ---------------------------------------------------------------------------------------------------
 
