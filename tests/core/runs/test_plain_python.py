@@ -19,6 +19,7 @@ from shearpin import (
     BudgetExceededError,
     EnforcementGapWarning,
     Guard,
+    LoopBreaker,
     RunStoppedError,
     ShearpinError,
     Usage,
@@ -510,3 +511,22 @@ def test_a_hand_off_is_recorded() -> None:
 def test_a_bad_configuration_is_one_clear_error(make: Any, says: str) -> None:
     with pytest.raises((TypeError, ValueError), match=says):
         make()
+
+
+def test_a_program_that_handles_its_own_recursion_is_not_stopped() -> None:
+    pin = Guard(LoopBreaker(), Budget(steps=10_000))
+
+    @pin.tool
+    def visit(depth: int) -> int:
+        return depth
+
+    def down(depth: int) -> str:
+        try:
+            visit(depth)
+            return down(depth + 1)
+        except RecursionError:
+            return "handled"
+
+    with pin.run("agent"):
+        assert down(0) == "handled"
+        assert visit(-1) == -1
