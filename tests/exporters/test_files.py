@@ -692,12 +692,17 @@ def test_a_file_without_permission_is_refused_at_once(path):
         JSONLinesExporter(path)
 
 
-@pytest.mark.parametrize("how", ["moved", "deleted"])
+@pytest.mark.parametrize("how", ["moved", "deleted", "emptied"])
 def test_a_file_that_is_rotated_away_is_begun_anew_with_all_of_every_live_run(path, exporter, how):
     play = Play(exporter)
     play.call("before", stored_input=play.trace.pool.chain(["shared"] * 3))
     exporter.flush()
-    path.rename(path.with_name("old.jsonl")) if how == "moved" else path.unlink()
+    if how == "moved":
+        path.rename(path.with_name("old.jsonl"))
+    elif how == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(b"")
 
     play.call("after", stored_input=play.trace.pool.chain(["shared"] * 4))
     play.finish()
@@ -705,7 +710,7 @@ def test_a_file_that_is_rotated_away_is_begun_anew_with_all_of_every_live_run(pa
 
     trace = Trace.load(path)
     assert (trace.status, trace.gaps) == ("ok", [])
-    assert sorted(names(trace)) == ["after", "before", "run"]
+    assert names(trace) == ["run", "before", "after"]
     assert [span.input for span in trace.spans if span.name == "after"] == [["shared"] * 4]
 
 
