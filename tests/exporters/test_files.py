@@ -202,7 +202,9 @@ def test_a_paused_run_that_goes_on_is_one_run(path, exporter):
 
 def test_spans_that_were_never_told_of_are_in_the_finished_run(path, exporter):
     play = Play(exporter)
-    play.trace.spans.append(new_span("tool", span_id="5" * 16, parent_id=None, name="silent", start_ns=1, end_ns=2))
+    began = play.trace.spans[0].start_ns
+    silent = new_span("tool", span_id="5" * 16, parent_id=None, name="silent", start_ns=began + 1, end_ns=began + 2)
+    play.trace.spans.append(silent)
     play.finish()
     exporter.flush()
 
@@ -692,12 +694,17 @@ def test_a_file_without_permission_is_refused_at_once(path):
         JSONLinesExporter(path)
 
 
-@pytest.mark.parametrize("how", ["moved", "deleted"])
+@pytest.mark.parametrize("how", ["moved", "deleted", "emptied"])
 def test_a_file_that_is_rotated_away_is_begun_anew_with_all_of_every_live_run(path, exporter, how):
     play = Play(exporter)
     play.call("before", stored_input=play.trace.pool.chain(["shared"] * 3))
     exporter.flush()
-    path.rename(path.with_name("old.jsonl")) if how == "moved" else path.unlink()
+    if how == "moved":
+        path.rename(path.with_name("old.jsonl"))
+    elif how == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(b"")
 
     play.call("after", stored_input=play.trace.pool.chain(["shared"] * 4))
     play.finish()
@@ -705,7 +712,7 @@ def test_a_file_that_is_rotated_away_is_begun_anew_with_all_of_every_live_run(pa
 
     trace = Trace.load(path)
     assert (trace.status, trace.gaps) == ("ok", [])
-    assert sorted(names(trace)) == ["after", "before", "run"]
+    assert names(trace) == ["run", "before", "after"]
     assert [span.input for span in trace.spans if span.name == "after"] == [["shared"] * 4]
 
 

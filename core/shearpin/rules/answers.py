@@ -13,6 +13,7 @@ from enum import IntEnum
 from shearpin.rules.canonical import Call, text_of
 from shearpin.rules.manners import words
 from shearpin.trace import LLMSpan
+from shearpin.trace.objects import HIDDEN, UNREAD
 
 _SHORT = 200
 """Characters up to which an answer is short, and in which a longer one shows whether it is a failure."""
@@ -115,6 +116,9 @@ _FRESH = re.compile(
     rf"\b\d+ times\b|{_LASTED}"
 )
 _RANDOM = re.compile(r"(?=\d*[a-f])[0-9a-f]{8,}|0x[0-9a-f]+|\d{12,}")
+_AT = " at 0x"
+_address = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>").search
+"""An object that a framework has made a text: Python gives its address to the next one."""
 _COUNTED = frozenset(
     words(
         "attempt attempts retry retries try tries request req trace span correlation transaction session "
@@ -146,8 +150,18 @@ def read_answer(call: Call) -> Answer | None:
     if span.error is not None:
         return _failure(f"{span.error.type}: {span.error.message}"[:_READ].lower(), call)
     text = span.stored_output if type(span.stored_output) is str else text_of(span.output)
-    if len(text) <= _READ:
-        return _judge(text.strip(), call)
+    if UNREAD in text or HIDDEN in text or (_AT in text and _address(text)):
+        return _unlike_any(text, span.span_id)
+    return _judge(text.strip(), call) if len(text) <= _READ else _judge_long(text, call)
+
+
+def _unlike_any(text: str, span_id: str) -> Answer:
+    """It may have held anything."""
+    digest = hash((text, span_id))
+    return Answer(_length(text), digest, digest)
+
+
+def _judge_long(text: str, call: Call) -> Answer:
     answer, rest = _judge(text[:_READ].strip(), call), hash(text[_READ:])
     return Answer(answer.tells, hash((answer.digest, rest)), hash((answer.echoless, rest)))
 

@@ -10,11 +10,12 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from enum import IntEnum
-from itertools import islice
+from itertools import count, islice
 from typing import Any, TypeAlias, TypeGuard
 
 from shearpin.rules.manners import HANDOFF, MODEL, PLAIN, Manner, manner_of, words
 from shearpin.trace import Span
+from shearpin.trace.objects import UNREAD
 from shearpin.trace.pool import ROOT, Chain
 
 CONTENT = 2_000
@@ -34,17 +35,19 @@ class Rung(IntEnum):
 
     CALL = 0
     """The same tool and arguments, whatever the order of keys, case and white space."""
-    WORDS = 1
+    TURN = 1
+    """The same question to a model that said the same before it."""
+    WORDS = 2
     """The same, whatever the order of words in a text."""
-    BOOKKEEPING = 2
+    BOOKKEEPING = 3
     """The same but for arguments that only number or date the call: ``attempt``, ``request_id``, ``ts``."""
-    NUMBERS = 3
+    NUMBERS = 4
     """The same words, but for those with a digit in them."""
-    TOOL = 4
+    TOOL = 5
     """The same tool."""
 
 
-Keys: TypeAlias = tuple[int | None, int | None, int | None, int | None, int | None]
+Keys: TypeAlias = tuple[int | None, int | None, int | None, int | None, int | None, int | None]
 """A key for each `Rung`, equal for calls of the same name that are alike; None on a rung the call lacks."""
 
 
@@ -75,9 +78,11 @@ class Call:
         return self._keys
 
     def key(self, rung: Rung) -> int | None:
-        """Its key on one rung; on the first and the last without a look at the others."""
+        """Its key on one rung; where it can be without a look at the others."""
         if rung is Rung.CALL:
             return self.exact
+        if rung is Rung.TURN and not self.manner.model:
+            return None
         if rung is Rung.TOOL:
             return None if self.manner.model or self.manner.handoff else 0
         return self.keys[rung]
@@ -108,7 +113,7 @@ def read_call(span: Span) -> Call | None:
 
 # --- what a hand-over tells ---------------------------------------------------------------------------------------
 
-_THE_SAME: Keys = (0, None, None, None, None)
+_THE_SAME: Keys = (0, None, None, None, None, None)
 _TALK = frozenset(
     words("reason message task summary context note notes input query content description instructions request text")
 )
@@ -151,6 +156,7 @@ def _keys_of(arguments: object) -> Keys:
     wording = frozenset(word for text in bare for word in words(text) if word.isalpha()) - FILLER
     return (
         hash(frozenset(exact)),
+        None,
         hash(unordered),
         hash(frozenset(steady)) if 0 < len(steady) < len(exact) else None,
         hash(wording) if wording else None,
@@ -176,7 +182,9 @@ def _keys_of_prompt(messages: object) -> Keys:
         elif asked is None:
             asked = message.get("content")
     goes_on = isinstance(own, str) and len(own) >= _OWN_WORDS
-    return _digest(asked, []), None, _digest(own, []) if goes_on else None, None, None
+    question, words_before = _digest(asked, []), None if own is None else _digest(own, [])
+    turn = None if words_before is None else hash((question, words_before))
+    return question, turn, None, words_before if goes_on else None, None, None
 
 
 def _newest_first(messages: object) -> Iterator[dict[str, Any]]:
@@ -202,6 +210,8 @@ def texts_of(value: object) -> list[str]:
 def _digest(value: object, texts: list[str], depth: int = 0, many: int = _MANY) -> int:
     """A hash that ignores the order of keys, case and white space; `texts` gets what the value says in words."""
     if isinstance(value, str):
+        if value.endswith(UNREAD):  # nobody knows what it holds: it is like no other
+            value = _as_word(f"{value} {next(_unread)}")
         text = " ".join(value.lower().split()) if len(value) <= CONTENT else _as_word(value)
         texts.append(text)
         return hash(text)
@@ -220,6 +230,7 @@ def _digest(value: object, texts: list[str], depth: int = 0, many: int = _MANY) 
     return hash((type(value), value if isinstance(value, int | None) else texts[-1]))
 
 
+_unread = count()
 _LETTERS = str.maketrans("-0123456789", "abcdefghijk")
 
 

@@ -58,7 +58,9 @@ def describe(
     recent = [action for action in recent if action.call.manner.model == refused.manner.model]
     together = _decided_together(refused, streak[-1], recent)
     round_ = together or _since(refused, streak[-1], recent)
-    if refused.manner.model:
+    if rung is Rung.TURN:
+        pattern, shown = "a cycle of texts from the model", streak[-1:]
+    elif refused.manner.model:
         pattern, shown = "the same text from the model", streak[-1:]
     elif refused.manner.handoff:
         pattern, shown = "a hand-off ping-pong", round_

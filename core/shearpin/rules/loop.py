@@ -24,10 +24,11 @@ What an answer tells, and which of its pieces (clocks, request ids, counters of 
 `answers`; tools whose job these pieces are, in `manners`; the keys of a call in `canonical`; the words of the error in
 `evidence`.
 
-Streaks belong to an agent, by its name: twenty sub-agents may each look up the same thing. What an agent tried counts
-for the agents that work for it. Only what a call could have known is held against it: never calls in flight, nor what
-a branch beside it learnt after its own had begun. Everything kept is bounded by the window, the last `window` calls
-of an agent, and so is what a call costs, however long the run.
+Streaks belong to an agent, by its name: twenty sub-agents may each look up the same thing. Only if many do, one after
+the other, and all of them the same few things and no other, is that a loop too. What an agent tried counts for the
+agents that work for it. Only what a call could have known is held against it: never calls in flight, nor what a branch
+beside it learnt after its own had begun. Everything kept is bounded by the window, the last `window` calls of an agent,
+and so is what a call costs, however long the run.
 
 What it cannot see: a cycle longer than a third of the window; a loop whose every answer is new, or that makes news on
 the way (reading a clock is news); a call that flips between two answers and nothing else; acknowledged writes that
@@ -48,7 +49,7 @@ from shearpin.errors import LoopDetectedError
 from shearpin.rules.answers import Tells, read_answer
 from shearpin.rules.canonical import Call, Rung, read_call
 from shearpin.rules.evidence import Row, describe
-from shearpin.rules.patience import LADDER, PROOF
+from shearpin.rules.patience import AMONG_SIBLINGS, LADDER, PROOF
 from shearpin.rules.protocol import Notice, Scene
 from shearpin.rules.remembered import Frame, Known, is_new, most_of_one, path_to, streak_of, vain_row
 from shearpin.trace import LLMSpan, Span
@@ -56,6 +57,7 @@ from shearpin.trace import LLMSpan, Span
 _CALLS = frozenset(["tool", "llm", "handoff"])
 _FAILED = frozenset([Tells.MISSING, Tells.ERROR])
 _FEWEST = 2
+_FEW = 4
 _AGENTS = 256
 """Agents remembered in one tree; beyond these, the one that has been idle longest is forgotten."""
 
@@ -107,6 +109,8 @@ class LoopWatch:
         self._times: dict[tuple[str, int], int] = {}
         """How often a tool gave an answer, over all lanes; which tools gave one often enough is in `_often`."""
         self._often: Counter[str] = Counter()
+        self._rife: Counter[str] = Counter()
+        """The tools that gave one often enough for a loop among siblings."""
         self._recent: deque[Known] = deque(maxlen=window)
         self._open: dict[str | None, Frame] = {}
         self._asked: Call | None = None
@@ -123,7 +127,7 @@ class LoopWatch:
         frames = path_to(self._open.get(span.parent_id))
         past = self._past(call, frames)
         times = most_of_one(past)
-        if max(times.values(), default=0) < self._threshold:
+        if max(times.values(), default=0) < self._threshold and call.name not in self._rife:
             return None
         past = [known for known in past if known.known_in(frames)]
         for rung, echo, patience in LADDER:
@@ -133,7 +137,7 @@ class LoopWatch:
                 vain = streak[-1].vain if streak and rung is Rung.TOOL and not echo else None
                 if streak and self._suffices(rung, call, streak, patience, vain):
                     return describe(rung, call, streak, self._recent, vain)
-        return None
+        return self._among_siblings(call, frames) if call.name in self._rife else None
 
     def admit(self, span: Span) -> Iterable[Notice]:
         """The action starts."""
@@ -184,6 +188,20 @@ class LoopWatch:
         until_news = date or call.manner.idle or last.answer.tells is Tells.NOTHING
         return not until_news or streak[1 - needed].news == self._news_for(call)
 
+    def _among_siblings(self, call: Call, frames: Sequence[Frame]) -> LoopDetectedError | None:
+        """The error for a call that agents of many names have made one after the other, doing little else meanwhile."""
+        if call.manner.model or call.manner.quiet:
+            return None
+        known = sorted((known for lane in self._lanes.values() for known in lane), key=lambda known: known.at)
+        past = [one for one in known if one.call.name == call.name and one.known_in(frames)]
+        streak, needed = streak_of(Rung.CALL, call, past, echo=True), AMONG_SIBLINGS * self._threshold
+        if len(streak) < needed:
+            return None
+        lately = [one for one in known if one.at > streak[-needed].at and not one.call.manner.quiet]
+        if len({(*one.key, one.answer.digest) for one in lately}) > needed // _FEW:
+            return None
+        return describe(Rung.CALL, call, streak, self._recent)
+
     # --- what is learnt ---------------------------------------------------------------------------------------------
 
     def _learn(self, frame: Frame) -> None:
@@ -201,6 +219,8 @@ class LoopWatch:
         times = self._times[key] = self._times.get(key, 0) + 1
         if times == self._threshold:
             self._often[call.name] += 1
+        if times == self._threshold * AMONG_SIBLINGS:
+            self._rife[call.name] += 1
         self._answers += 1
         vain = vain_row(frame, call, answer, lane) if tells in _FAILED else None
         # An answer that is the only one of its kind is news without a look at the others.
@@ -226,10 +246,11 @@ class LoopWatch:
         times = self._times[key] = self._times[key] - 1
         if not times:
             del self._times[key]
-        if times == self._threshold - 1:
-            self._often[name] -= 1
-            if not self._often[name]:
-                del self._often[name]
+        for names, enough in ((self._often, self._threshold), (self._rife, self._threshold * AMONG_SIBLINGS)):
+            if times == enough - 1:
+                names[name] -= 1
+                if not names[name]:
+                    del names[name]
 
     def _news_for(self, call: Call) -> int:
         """Between hand-offs a long new text of a model is work done, too."""

@@ -17,6 +17,7 @@ from shearpin.rules.canonical import CONTENT, FILLER, HUGE, STAMP, Call, Rung, n
 
 PATIENCE: Mapping[Rung, Mapping[Tells, int]] = {
     Rung.CALL: dict.fromkeys(Tells, 1),
+    Rung.TURN: dict.fromkeys(Tells, 1),
     Rung.WORDS: {Tells.ANSWER: 2, Tells.LONG: 1, Tells.EMPTY: 1, Tells.MISSING: 1, Tells.ERROR: 1},
     Rung.BOOKKEEPING: {Tells.ANSWER: 2, Tells.LONG: 2, Tells.EMPTY: 2, Tells.MISSING: 2, Tells.ERROR: 2},
     Rung.NUMBERS: {Tells.ANSWER: 3, Tells.LONG: 3, Tells.ERROR: 2},
@@ -32,6 +33,8 @@ WITH_ECHOES: Mapping[Rung, Mapping[Tells, int]] = {
 A tool that fails alike whatever it is asked for is gone through with a list, or guessed at; only the length tells,
 twelve thresholds in a row, and the window does not bound it.
 """
+AMONG_SIBLINGS = 8
+"""The same for one call made by agents of several names, one after the other, that do little else."""
 LADDER: Sequence[tuple[Rung, bool, Mapping[Tells, int]]] = [
     (rung, echo, table[rung])
     for rung in Rung

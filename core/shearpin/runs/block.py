@@ -54,6 +54,10 @@ class Block:
         """End. Raises the stop of a stopped run if it was swallowed inside."""
         raise NotImplementedError
 
+    def abandon(self) -> None:
+        """It was interrupted while it opened: what has begun has not."""
+        raise NotImplementedError
+
     def returned(self, value: object) -> None:
         """The decorated function returned `value`."""
         raise NotImplementedError
@@ -74,9 +78,14 @@ class Block:
     def __enter__(self) -> Self:
         try:
             self.open()
+            return self._enter()
         except ToldError as told:  # the code inside cannot be left out
             raise told.denial from None
-        return self._enter()
+        except ShearpinError:
+            raise
+        except BaseException:  # a signal's: the code inside is not reached
+            self.abandon()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
@@ -86,9 +95,14 @@ class Block:
     async def __aenter__(self) -> Self:
         try:
             await self.aopen()
+            return self._enter()
         except ToldError as told:
             raise told.denial from None
-        return self._enter()
+        except ShearpinError:
+            raise
+        except BaseException:
+            self.abandon()
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
@@ -103,5 +117,7 @@ class Block:
     def _leave(self, error: BaseException | None) -> None:
         if self._entered:  # left twice is left once
             self._entered = False
-            self.here.__exit__()
-            self.close(error)
+            try:
+                self.here.__exit__()
+            finally:
+                self.close(error)

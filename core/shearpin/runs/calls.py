@@ -31,14 +31,20 @@ class SpanBlock(Block):
 
     def open(self) -> None:
         with self._once:
-            self._started(self._run.start(self._kind, self._name, **self._fields))
+            self.span = self._run.start(self._kind, self._name, **self._fields)
+            self._started(self.span)
 
     async def aopen(self) -> None:
         with self._once:
-            self._started(await self._run.astart(self._kind, self._name, **self._fields))
+            self.span = await self._run.astart(self._kind, self._name, **self._fields)
+            self._started(self.span)
 
     def _started(self, span: Span) -> None:
-        self.span, self.here = span, Here(self._run, span)
+        self.here = Here(self._run, span)
+
+    def abandon(self) -> None:
+        if self.span is not None:
+            self._run.withdraw(self.span)
 
     def close(self, error: BaseException | None = None) -> None:
         if self.span is None:

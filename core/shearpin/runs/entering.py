@@ -19,27 +19,39 @@ def enter(tree: Tree, span: Span, native: Approver | None = None) -> Span:
     and whatever `native` raises in order to pause.
     """
     outbox: Outbox = []
-    while (question := _attempt(tree, span, outbox)) is not None:
-        tree.answered(span, question, ask(question.request, question.approver, native))
-    if outbox:
-        tree.tell(outbox)
-    return span
+    try:
+        while (question := _attempt(tree, span, outbox)) is not None:
+            tree.answered(span, question, ask(question.request, question.approver, native))
+        if outbox:
+            tree.tell(outbox)
+        return span
+    except BaseException:
+        tree.withdraw(span)  # if a signal came when it was in
+        raise
 
 
 def _attempt(tree: Tree, span: Span, outbox: Outbox) -> Question | None:
     with tree.lock:
         refusals = tree.attempt(span, outbox)
-        if refusals and not on_event_loop():
+        if not refusals:
+            return None
+        waits = not on_event_loop()
+        if not tree.settings.enforce:
+            tree.observe(span, refusals, outbox, waits=waits)
+            return None
+        if waits:
             refusals = _wait(tree, span, refusals, outbox)
-        return tree.refuse(span, refusals, outbox) if refusals else None
+        return tree.refuse(span, refusals) if refusals else None
 
 
 def _wait(tree: Tree, span: Span, refusals: list[Refusal], outbox: Outbox) -> list[Refusal]:
     deadline = source.mono_ns() + tree.patience_ns(span, refusals[0])
     while refusals and (left := (deadline - source.mono_ns()) / 1e9) > 0:
         tree.waiters.threads += 1
-        tree.changed.wait(left)
-        tree.waiters.threads -= 1
+        try:
+            tree.changed.wait(left)
+        finally:
+            tree.waiters.threads -= 1
         refusals = tree.attempt(span, outbox)
         if refusals and not tree.patience_ns(span, refusals[0]):
             break
@@ -48,6 +60,15 @@ def _wait(tree: Tree, span: Span, refusals: list[Refusal], outbox: Outbox) -> li
 
 async def aenter(tree: Tree, span: Span, native: Approver | None = None) -> Span:
     """`enter` for a coroutine: waits without blocking the event loop, and leaks nothing when cancelled."""
+    try:
+        await _enter_waiting(tree, span, native)
+    except BaseException:
+        tree.withdraw(span)
+        raise
+    return span
+
+
+async def _enter_waiting(tree: Tree, span: Span, native: Approver | None) -> None:
     outbox: Outbox = []
     deadline: int | None = None
     while True:
@@ -55,11 +76,14 @@ async def aenter(tree: Tree, span: Span, native: Approver | None = None) -> Span
             refusals = tree.attempt(span, outbox)
             if not refusals:
                 break
+            if not tree.settings.enforce:
+                tree.observe(span, refusals, outbox, waits=True)
+                break
             patience = tree.patience_ns(span, refusals[0])
             deadline = deadline or source.mono_ns() + patience
             left = (deadline - source.mono_ns()) / 1e9
             waits = patience > 0 and left > 0
-            question = None if waits else tree.refuse(span, refusals, outbox)
+            question = None if waits else tree.refuse(span, refusals)
             future = tree.waiters.add() if waits else None
         if future is not None:
             await _given_back(tree, future, left)
@@ -69,7 +93,6 @@ async def aenter(tree: Tree, span: Span, native: Approver | None = None) -> Span
         else:
             break
     tree.tell(outbox)
-    return span
 
 
 async def _given_back(tree: Tree, future: asyncio.Future[None], seconds: float) -> None:

@@ -54,7 +54,7 @@ class Journal:
             span.max_tokens = token_limit(span.max_tokens)
 
     def start(self, span: Span) -> None:
-        """`span` was let in."""
+        """`span` was let in; what is open is ended with the run, come what may."""
         self.open[span.span_id] = span
         self.trace.spans.append(span)
         if self._exporters:

@@ -54,7 +54,9 @@ class Refusal:
 
 
 def bug_in(rule: Rule, bug: Exception) -> RunStoppedError:
-    """The stop that a bug of `rule` is."""
+    """The stop that a bug of `rule` is; raises what the whole program has run out of, for its own handlers."""
+    if isinstance(bug, RecursionError | MemoryError):
+        raise bug
     error = RunStoppedError(f"internal error in {rule.name}: {type(bug).__name__}: {bug}")
     error.__cause__ = bug
     return error

@@ -94,6 +94,10 @@ class Run(Block):
         else:
             self.tree.end(self.span, fields, status=status, error=error)
 
+    def abandon(self) -> None:
+        if self._span is not None and self._span in self.trace.spans:
+            self._end("cancelled", {}, None)
+
     def returned(self, value: object) -> None:
         """What the run answered."""
         self._output = value
@@ -125,7 +129,7 @@ class Run(Block):
     @property
     def outermost(self) -> bool:
         """Is this the run the trace is named after?"""
-        return self.trace.spans[0] is self.span
+        return self.span.parent_id is None
 
     # --- what users do in a run -----------------------------------------------------------------------------------
 
@@ -247,7 +251,7 @@ class Run(Block):
 
     def withdraw(self, span: Span) -> None:
         """A call that was admitted is not made after all: give everything back."""
-        self.tree.end(span, {}, status="cancelled", cost="release")
+        self.tree.withdraw(span)
 
     def questions(self, calls: Iterable[Mapping[str, Any]], *, parent: Span | None = None) -> Sequence[ApprovalRequest]:
         """What a person has to be asked before these tool calls (``id``, ``name``, ``arguments``) are made.

@@ -99,12 +99,13 @@ class Tree:
         return int(refusal.patience(span, stuck) * 1e9)
 
     def _admit(self, span: Span, outbox: Outbox) -> None:
+        # In this order, a signal's handler may raise anywhere in it: what was begun can be ended.
         span.start_ns = self.journal.clock.now_ns()
         self.steps.commit(span)
+        self.journal.start(span)
         self.calls.count(span)
         if isinstance(span, LLMSpan):
             self._owners[span.span_id] = owner_here()
-        self.journal.start(span)
         self.waiters.wake()  # a node that decides now holds its step no longer
         for rule, watch in self.watches:
             try:
@@ -133,12 +134,19 @@ class Tree:
             fields["stored_output"] = self.trace.pool.value(fields.pop("output"))
         outbox: Outbox = []
         with self.lock:
-            if self.journal.open.pop(span.span_id, None) is None:
+            if span.span_id not in self.journal.open:
                 return
             self.journal.end(span, fields, status, error)
             self._close(span, cost, outbox)
+            self.journal.open.pop(span.span_id, None)  # last: if a signal comes before, it is ended once more
+            self.journal.ended(span)
+            self.waiters.wake()
         if outbox:
             self.tell(outbox)
+
+    def withdraw(self, span: Span) -> None:
+        """`span` was admitted, if it was, and is not made after all."""
+        self.end(span, {}, status="cancelled", cost="release")
 
     def _close(self, span: Span, cost: Cost, outbox: Outbox) -> None:
         if isinstance(span, LLMSpan):
@@ -159,16 +167,16 @@ class Tree:
             else:
                 if notices:
                     self._warn(rule, notices, span, outbox)
-        self.journal.ended(span)
-        self.waiters.wake()
 
     def _close_model_call(self, span: LLMSpan, cost: Cost) -> None:
-        self._owners.pop(span.span_id, None)
+        if span.span_id not in self._owners:  # done already, or not counted yet
+            return
         if cost == "settle":
             charge(span, self.trace, self.settings.prices, self.settings.terms)
         elif span.kind == "llm" and span.status == "cancelled":
             self.calls.uncount_unmade()
             self.steps.withdraw(span)
+        del self._owners[span.span_id]
         if span.tool_calls:
             asked = {call["id"]: call for call in span.tool_calls if call.get("id")}
             self.calls.ask(asked)
@@ -180,15 +188,15 @@ class Tree:
             if self.ended:
                 return
             for span in reversed(list(self.journal.open.values())):
-                if span is self.trace.spans[0]:
+                if span.parent_id is None:
                     self.end(span, fields, status=status, error=error)
                 else:
                     self.end(span, {}, status=status if span.kind == "agent" or status != "ok" else "cancelled")
-            self.ended = True
             if self.stop is not None:
                 self.stop.partial = self.partial
             self.journal.finish(status)
-        self.settings.on_end(self)
+            self.settings.on_end(self)
+            self.ended = True
 
     # --- pauses ---------------------------------------------------------------------------------------------------
 
@@ -211,12 +219,8 @@ class Tree:
                 self.waiters.wake()
             return self.stop
 
-    def refuse(self, span: Span, refusals: list[Refusal], outbox: Outbox) -> Question | None:
-        """Raise the stop or the denial, or return what must be asked first; observing, let it in all the same."""
-        if not self.settings.enforce:
-            self._observe(span, refusals)
-            self._admit(span, outbox)
-            return None
+    def refuse(self, span: Span, refusals: list[Refusal]) -> Question | None:
+        """Raise the stop or the denial, or return what must be asked first."""
         first = refusals[0]
         if isinstance(first.error, Question):
             self._note(span, first)
@@ -247,12 +251,15 @@ class Tree:
             self._asking.add(_key(span))
             asked.record(self.journal, span)
 
-    def _observe(self, span: Span, refusals: list[Refusal]) -> None:
+    def observe(self, span: Span, refusals: list[Refusal], outbox: Outbox, *, waits: bool) -> None:
+        """Note who would have refused `span`, and let it in at once; a caller that `waits` might have got in later."""
         for refusal in refusals:
             # A rule that stops would refuse every later call too: one record says it all.
-            if refusal.verdict is not None or id(refusal.watch) not in self._observed:
+            known = refusal.verdict is None and id(refusal.watch) in self._observed
+            if not known and not (waits and self.patience_ns(span, refusal)):
                 self._observed.add(id(refusal.watch))
                 refusal.record(self.journal, span, observed=True)
+        self._admit(span, outbox)
 
     def _told(self, span: Span, denial: RunStoppedError) -> ToldError:
         """The call is answered without being made; to the rules it is evidence all the same."""

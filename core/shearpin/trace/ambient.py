@@ -47,7 +47,7 @@ def place_of(guard: object | None) -> Place | None:
 
 
 def _own_place(guard: object | None) -> Place | None:
-    place = _place.get()
+    place = _open_place()
     while place is not None:
         if (guard is None or place.run.guard is guard) and place.span.end_ns is None:
             return place
@@ -63,13 +63,21 @@ def left_place_of(guard: object) -> Place | None:
     return place
 
 
+def _open_place() -> Place | None:
+    """The innermost place here that is still open: a block that was interrupted while it was left may have stayed."""
+    place = _place.get()
+    while place is not None and place.span.end_ns is not None:
+        place = place.outer
+    return place
+
+
 class Here:
     """While active, this context's code runs inside a span. Not re-entrant; one per block."""
 
     __slots__ = ("_place", "_token")
 
     def __init__(self, run: object, span: Span) -> None:
-        self._place = Place(run, span, _place.get())
+        self._place = Place(run, span, _open_place())
         self._token: Any = None
 
     def __enter__(self) -> Self:

@@ -44,7 +44,10 @@ from shearpin.trace.model import Trace, TraceStatus
 from shearpin.trace.rebuilding import UNREADABLE, Outline, Rebuilt, Record
 
 _LONGEST_LINE = 4 * LONGEST_VALUE
-_BEGINNING = re.compile(rb'\s*\{\s*"of"\s*:')
+_BEGINNING = re.compile(rb'\{\s*"of"\s*:')
+_NO_BEGINNING = "this is not the beginning of a file of traces"
+_FOREIGN = 100
+"""Lines at the head of a file that may be somebody else's."""
 _HEAD = re.compile(
     rb'\s*\{\s*"of"\s*:\s*("(?:[^"\\]|\\.){0,256}")\s*,\s*"by"\s*:\s*"(\w{1,64})"'
     rb'\s*,\s*"n"\s*:\s*(\d{1,18})\s*,\s*"(\w{1,16})"\s*:'
@@ -144,21 +147,28 @@ def ids_beginning(path: Path, beginning: str) -> set[str]:
 
 
 def _records(path: Path, wanted: _Wanted, left_out: _LeftOut) -> Iterator[tuple[int, Record]]:
-    empty = True
+    begun, foreign = False, list[int]()
     for number, line in _lines(path):
         if not line.strip():
             continue
-        if empty and not _BEGINNING.match(line):
-            raise TraceFormatError(f"{path}, line {number}: this is not the beginning of a file of traces")
-        empty = False
+        if not begun:
+            begun = _BEGINNING.search(line) is not None
+            if not begun:
+                foreign.append(number)
+                if len(foreign) > _FOREIGN:
+                    break
+                continue
+            for other in foreign:
+                left_out.add(other, ValueError(_NO_BEGINNING))
         try:
             found = list(_read(line, wanted))
         except UNREADABLE as error:
             left_out.add(number, error)
         else:
             yield from ((number, record) for record in found)
-    if empty:
-        raise TraceFormatError(f"{path}, line 1: the file is empty")
+    if not begun:
+        why = f"line {foreign[0]}: {_NO_BEGINNING}" if foreign else "line 1: the file is empty"
+        raise TraceFormatError(f"{path}, {why}")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import hashlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import UnionType
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, MappingView, Sequence
+from enum import Enum
+from types import SimpleNamespace, UnionType
 from typing import Any, TypeGuard, TypeVar, cast, overload
+
+from shearpin.trace.objects import UNREAD, tell
 
 T = TypeVar("T")
 
@@ -45,7 +50,6 @@ def _is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
 
 _ATOMS = frozenset((str, bool, type(None)))
 _DEPTH = 64
-_REPR = 2_000
 _HUGE = 10**4_300
 """Integers from here on are told in hexadecimal: Python neither writes nor reads a decimal that long."""
 
@@ -100,7 +104,7 @@ def _copy(value: object, path: tuple[int, ...]) -> Plain:  # noqa: PLR0911 - one
     if kind is float:
         return value if math.isfinite(cast("float", value)) else repr(value)
     if len(path) >= _DEPTH or id(value) in path:
-        return "<cycle>" if id(value) in path else "<too deep>"
+        return "<cycle>" if id(value) in path else _too_deep(value)
     inside = (*path, id(value))
     if is_dict(value):
         return {name: item if type(item) in _ATOMS else _copy(item, inside) for name, item in named(value)}
@@ -109,29 +113,49 @@ def _copy(value: object, path: tuple[int, ...]) -> Plain:  # noqa: PLR0911 - one
     try:
         return _foreign(value, kind, inside)
     except Exception as error:  # noqa: BLE001 - a hostile or broken object must not break the agent
-        return f"<{kind.__name__}: {type(error).__name__} while it was recorded>"
+        return f"<{kind.__name__}: {type(error).__name__} while it was recorded, {UNREAD}"
+
+
+def _too_deep(value: object) -> str:
+    """What tells it apart from others, in place of all that it holds."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - nested even deeper, or somebody's own code
+        return f"<too deep, {UNREAD}"
+    if " at 0x" in text:
+        return f"<too deep, {UNREAD}"
+    return f"<too deep, {hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}>"
 
 
 def _foreign(value: Any, kind: type, inside: tuple[int, ...]) -> Plain:  # noqa: ANN401, PLR0911 - one return a shape
-    """Objects of a registered class as that says; records become dicts, the rest their repr."""
+    """Objects of a registered class as that says; records become dicts, the rest what `objects` tells of them."""
     for base in kind.__mro__:
         if base in _converters:
             return _converters[base](value)
     if _is_mapping(value):
         return _copy(dict(value), inside)
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, list | tuple | set | frozenset | deque | MappingView):
         return [_copy(item, inside) for item in cast("Iterable[Any]", value)]
     if isinstance(value, bytes | bytearray):
         return "base64:" + base64.b64encode(value).decode("ascii")
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _copy({field.name: getattr(value, field.name) for field in dataclasses.fields(value)}, inside)
-    if hasattr(value, "model_dump") and not isinstance(value, type):  # pydantic, without importing it
-        return _copy(value.model_dump(), inside)
+    if (fields := _fields(value, kind)) is not None:
+        return _copy(fields, inside)
     if isinstance(value, str):  # enums among these
         return _exact(value)
     if isinstance(value, int | float):
         return _copy(int(value) if isinstance(value, int) else float(value), inside)
-    return _exact(repr(value))[:_REPR]
+    return _exact(repr(value)) if isinstance(value, Enum) else tell(value, kind, lambda item: _copy(item, inside))
+
+
+def _fields(value: Any, kind: type) -> dict[str, Any] | None:  # noqa: ANN401
+    """What a record holds, by name."""
+    if isinstance(value, type):
+        return None
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if hasattr(kind, "model_dump"):  # pydantic, without importing it
+        return cast("dict[str, Any]", value.model_dump())
+    return vars(value) if isinstance(value, SimpleNamespace) else None
 
 
 _exact = str.__str__

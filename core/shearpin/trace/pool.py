@@ -52,7 +52,10 @@ class Chain(Sequence[Any]):
 
 
 class Pool:
-    """The bodies and lists of one trace. Safe to write to from any thread."""
+    """The bodies and lists of one trace. Safe to write to from any thread.
+
+    What is stored is there before anything refers to it: a signal's handler may raise between any two statements.
+    """
 
     __slots__ = (
         "_by_content",
@@ -73,9 +76,7 @@ class Pool:
         self.bodies: list[Plain] = []
         self.links: list[tuple[int, int]] = [(ROOT, -1)]  # node -> (previous node, body); node 0 is the empty list
         self._children: dict[tuple[int, int], int] = {}
-        self._heirs: list[tuple[int, int]] = [
-            (-1, ROOT)
-        ]  # node -> (body, child) that followed it last: nearly always again
+        self._heirs: dict[int, tuple[int, int]] = {}  # node -> (body, child) that followed it last: often again
         self._by_content: dict[bytes, int] = {}
         self._by_identity: dict[int, int] = {}
         self._by_source: dict[int, tuple[object, object, object, int]] = {}
@@ -135,10 +136,12 @@ class Pool:
 
     def _store(self, key: bytes, body: Plain) -> int:
         with self._lock:
-            index = self._by_content.setdefault(key, len(self.bodies))
-            if index == len(self.bodies):
+            index = self._by_content.get(key)
+            if index is None:
+                index = len(self.bodies)
                 self.bodies.append(body)
                 self._by_identity[id(body)] = index
+                self._by_content[key] = index
         return index
 
     def forget_sources(self) -> None:
@@ -185,13 +188,13 @@ class Pool:
 
     def _extended(self, node: int, bodies: Iterable[int]) -> int:
         for body in bodies:
-            heir = self._heirs[node]
-            if heir[0] != body:
+            heir = self._heirs.get(node)
+            if heir is None or heir[0] != body:
                 child = self._children.get((node, body))
                 if child is None:
-                    child = self._children[node, body] = len(self.links)
+                    child = len(self.links)
                     self.links.append((node, body))
-                    self._heirs.append((-1, ROOT))
+                    self._children[node, body] = child
                 heir = self._heirs[node] = (body, child)
             node = heir[1]
         return node

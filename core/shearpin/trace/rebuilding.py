@@ -16,7 +16,8 @@ from pydantic import Field, TypeAdapter
 from shearpin import errors
 from shearpin.trace.model import SCHEMA_VERSION, Identity, Stop, Trace, TraceStatus
 from shearpin.trace.plain import Plain
-from shearpin.trace.spans import SPAN_CLASSES, Span
+from shearpin.trace.pool import Chain
+from shearpin.trace.spans import SPAN_CLASSES, LLMSpan, Span
 from shearpin.trace.streams import LOST, Stream
 from shearpin.trace.usage import Usage
 
@@ -125,6 +126,8 @@ class Rebuilt(Outline):
         self.wrong = ""
         self._streams: dict[str, Stream] = {}
         self._at: dict[str, int] = {}
+        self._begun = self._late = False
+        """Was the start of a span told, and after that the end of one whose start is in a file that was moved away?"""
         self._input: Callable[[], Plain] | None = None
 
     def add(self, record: Record) -> None:
@@ -171,14 +174,16 @@ class Rebuilt(Outline):
             trace.gaps.append(f"records of this run that its file lacks, cut off or removed: {lost}")
         if unreadable:
             trace.gaps.append(f"records of this run that cannot be read: {unreadable}; the first is {self.wrong}")
-        if lost or unreadable:
+        if lost or unreadable or (self._late and trace.status != "unfinished"):
             trace.spans.sort(key=lambda span: span.start_ns)
         return trace
 
     def _span(self, stream: Stream, payload: object, *, stands: bool) -> None:
         span = _span(stream, payload)
         at = self._at.setdefault(span.span_id, len(self.trace.spans))
+        self._begun |= not stands
         if at == len(self.trace.spans):
+            self._late |= stands and self._begun and span.kind != "decision"
             self.trace.spans.append(span)
         elif stands:
             self.trace.spans[at] = span
@@ -193,6 +198,9 @@ def _span(stream: Stream, payload: object) -> Span:
         if name.startswith("stored_"):
             columns[name] = stream.value(columns[name])
     span = _read_span[SPAN_CLASSES.get(str(columns.get("kind")), Span)](columns)
+    lists = (span.stored_input, span.stored_tools) if isinstance(span, LLMSpan) else ()
+    if not all(value is None or isinstance(value, Chain | list) for value in lists):
+        raise ValueError("messages or tools that are no list")
     if not (0 <= span.start_ns < _END_OF_TIME and 0 <= (span.end_ns or 0) < _END_OF_TIME):
         raise ValueError("a start_ns or end_ns out of range")
     return span

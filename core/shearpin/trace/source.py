@@ -27,4 +27,17 @@ def new_span_base() -> int:
 
 def span_id(number: int) -> str:
     """16 hex digits, never all zero (zero is invalid in OpenTelemetry)."""
-    return f"{(number & 0xFFFF_FFFF_FFFF_FFFF) or 1:016x}"
+    return f"{((number ^ _branch) & 0xFFFF_FFFF_FFFF_FFFF) or 1:016x}"
+
+
+_branch = 0
+
+
+def _begin_branch() -> None:
+    """A forked child goes on with runs, and numbers, that its parent goes on with too."""
+    global _branch  # noqa: PLW0603 - it is true of the process
+    _branch = int.from_bytes(os.urandom(8), "big")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_branch)

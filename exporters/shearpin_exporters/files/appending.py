@@ -23,6 +23,7 @@ class LineFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._cut_off = False
+        self._size = 0
         self._descriptor: int | None = None
         self._descriptor = self._open()
 
@@ -31,7 +32,7 @@ class LineFile:
 
     def _open(self) -> int:
         descriptor = _opened(self.path)
-        self._cut_off = _is_cut_off(descriptor)
+        self._cut_off, self._size = _is_cut_off(descriptor), os.fstat(descriptor).st_size
         return descriptor
 
     def append(self, lines: bytes) -> int:
@@ -44,10 +45,13 @@ class LineFile:
         return lines.rfind(b"\n", 0, max(written - len(text) + len(lines), 0)) + 1
 
     def renew(self) -> bool:
-        """Begin a new file if the path does not lead to this one any more; True if so."""
+        """Begin a new file if the path does not lead to this one any more; True if so, or if it was emptied."""
         old = self._descriptor
-        if old is None or _is_at(self.path, old):
+        if old is None:
             return False
+        if _is_at(self.path, old):
+            before, self._size = self._size, os.fstat(old).st_size
+            return self._size < before
         try:
             self._descriptor = self._open()
         except OSError:  # better there than nowhere

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import pickle
 import random
 from typing import Any
@@ -79,6 +80,43 @@ def test_agents_that_each_look_up_the_same_do_not_trip_one_another():
                 call(worker, READ)
 
 
+def test_agents_of_many_names_that_make_one_call_each_and_nothing_else_are_a_loop():
+    pin, made = Guard(LoopBreaker()), 0
+    with pytest.raises(LoopDetectedError, match="the same call with the same result"), pin.run("boss"):
+        for i in range(40):
+            with pin.run(f"worker {i}") as worker:
+                call(worker, READ)
+                made += 1
+
+    assert made == 24
+
+
+def test_agents_of_many_names_may_look_up_the_same_while_they_get_on():
+    pin = Guard(LoopBreaker())
+    with pin.run("boss"):
+        for i in range(60):
+            with pin.run(f"worker {i}") as worker:
+                call(worker, READ)
+                call(worker, report(i))
+    with pin.run("boss"):
+        for i in range(60):
+            with pin.run(f"worker {i}") as worker:
+                call(worker, READ)
+                ask(worker, [{"role": "user", "content": words(i)}], "harmless")
+
+
+async def test_agents_of_many_names_side_by_side_cannot_know_of_one_another():
+    pin = Guard(LoopBreaker())
+
+    async def work(i: int) -> None:
+        async with pin.run(f"worker {i}") as worker, worker.tool("rules", {}) as look:
+            await asyncio.sleep(0)
+            look.result = "the rules"
+
+    async with pin.run("boss"):
+        await asyncio.gather(*(work(i) for i in range(40)))
+
+
 async def test_agents_of_one_name_side_by_side_cannot_know_of_one_another():
     pin = Guard(LoopBreaker())
 
@@ -143,6 +181,27 @@ def test_a_model_that_says_the_same_to_the_same_question_is_stopped():
 
     assert stopped.value.pattern == "the same text from the model"
     assert stopped.value.unchanged == "'i am on it.'"
+
+
+@pytest.mark.parametrize("texts", [["On it."], ["On it.", "Let me think."], ["On it.", "Thinking.", "Almost there."]])
+def test_a_model_that_says_the_same_few_things_in_turn_is_stopped(texts):
+    messages, made = [{"role": "user", "content": "do it"}], 0
+    with pytest.raises(LoopDetectedError, match="the model"), Guard(LoopBreaker()).run("agent") as run:
+        for reply in itertools.islice(itertools.cycle(texts), 60):
+            ask(run, messages, reply)
+            made += 1
+            messages = [*messages, {"role": "assistant", "content": reply}, {"role": "user", "content": "go on"}]
+
+    assert made == 3 * len(texts) + 1  # the first was asked for something else
+
+
+def test_a_model_may_say_the_same_few_things_to_new_questions():
+    messages = []
+    with Guard(LoopBreaker()).run("agent") as run:
+        for i in range(60):
+            messages = [*messages, {"role": "user", "content": words(i)}]
+            ask(run, messages, reply := ["Yes, it is.", "No, it is not."][i % 2])
+            messages = [*messages, {"role": "assistant", "content": reply}]
 
 
 def test_a_model_asked_about_many_documents_may_give_one_answer():

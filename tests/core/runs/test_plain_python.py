@@ -7,6 +7,7 @@ import contextvars
 import copy
 import pickle
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,6 +19,7 @@ from shearpin import (
     BudgetExceededError,
     EnforcementGapWarning,
     Guard,
+    LoopBreaker,
     RunStoppedError,
     ShearpinError,
     Usage,
@@ -447,6 +449,32 @@ def test_a_hundred_thousand_runs_leave_bounded_state() -> None:
     assert len(pin.traces) == 100
 
 
+def test_observe_mode_waits_for_nobody() -> None:
+    pin = Guard(Budget(tokens=150, wait_seconds=20), mode="observe")
+    with pin.run("agent") as run:
+        held = run.start("llm", "m", request_model="m", messages=["x"], max_tokens=100)
+        begun = time.monotonic()
+        other = threading.Thread(target=_call_model, args=(run,))
+        other.start()
+        other.join(10)
+        asyncio.run(_acall_model(run))
+        run.end(held)
+
+    assert time.monotonic() - begun < 5
+    assert all(decision.verdict == "warn" for decision in pin.traces[-1].decisions)  # enforced, these would have waited
+    assert pin.traces[-1].llm_calls == 3
+
+
+def _call_model(run: Run) -> None:
+    with run.llm(model="m", messages="x", max_tokens=100) as call:
+        call.usage = Usage(1, 1)
+
+
+async def _acall_model(run: Run) -> None:
+    async with run.llm(model="m", messages="x", max_tokens=100) as call:
+        call.usage = Usage(1, 1)
+
+
 def test_observe_mode_records_the_stop_once_and_stops_nothing() -> None:
     pin = Guard(Budget(llm_calls=1), mode="observe")
     with pin.run() as run:
@@ -483,3 +511,22 @@ def test_a_hand_off_is_recorded() -> None:
 def test_a_bad_configuration_is_one_clear_error(make: Any, says: str) -> None:
     with pytest.raises((TypeError, ValueError), match=says):
         make()
+
+
+def test_a_program_that_handles_its_own_recursion_is_not_stopped() -> None:
+    pin = Guard(LoopBreaker(), Budget(steps=10_000))
+
+    @pin.tool
+    def visit(depth: int) -> int:
+        return depth
+
+    def down(depth: int) -> str:
+        try:
+            visit(depth)
+            return down(depth + 1)
+        except RecursionError:
+            return "handled"
+
+    with pin.run("agent"):
+        assert down(0) == "handled"
+        assert visit(-1) == -1

@@ -812,6 +812,22 @@ def test_a_bad_run_is_left_out_of_the_list(shared, caplog):
     assert record.getMessage().startswith(f"{shared}: unreadable lines left out: 1; the first is line 3: ")
 
 
+@pytest.mark.parametrize("head", [b"started by cron\n", b"\xef\xbb\xbf", b"\0" * 100, b"a\n\nb\n"])
+def test_what_others_have_written_at_the_head_of_a_file_hides_no_run(head):
+    written = lines(run("first", started_ns=1), ended(), of="first") + lines(run("second", started_ns=2), of="second")
+
+    assert load(head + written).name == "second"
+    assert [span.span_id for span in load(head + written, "first").spans] == ["1"]
+
+
+@pytest.mark.parametrize("messages", [0.5, "text", {"role": "user"}])
+def test_a_model_call_whose_messages_are_no_list_is_left_out_and_told(messages):
+    trace = load(lines(run(), ended("1", "llm", stored_input=messages), ended("2", "llm")))
+
+    assert [span.messages for span in trace.spans_of("llm")] == [[]]
+    assert "messages or tools that are no list" in trace.gaps[0]
+
+
 def test_a_bad_run_is_not_the_one_that_started_last(shared, caplog):
     assert Trace.load(shared).name == "second"
 
