@@ -198,6 +198,27 @@ def pending_calls(messages: Any) -> list[dict[str, Any]]:
     )
 
 
+def conversations(state: Any) -> dict[str, list[Any]]:
+    """The fields of a state that hold messages, whatever they are called, be it a mapping, a dataclass or a model."""
+    fields: Mapping[str, Any] = state if is_dict(state) else _fields_of(state)
+    found: dict[str, Any] = {name: value for name, value in fields.items() if is_list(value)}
+    return {name: value for name, value in found.items() if value and is_a(value[0], BaseMessage)}
+
+
+def _fields_of(state: object) -> dict[str, Any]:
+    kind = type(state)
+    names = getattr(kind, "__dataclass_fields__", None) or getattr(kind, "__pydantic_fields__", None)
+    return {name: getattr(state, name, None) for name in names} if is_dict(names) else {}
+
+
+def put_back(state: Any, name: str, messages: list[Any]) -> None:
+    """Let a field of a state hold other messages; a class may forbid that to its users only."""
+    if is_dict(state):
+        state[name] = messages
+    else:
+        object.__setattr__(state, name, messages)
+
+
 def answered_calls(output: Any) -> list[ToolMessage]:
     """The tool messages in a node's update, whatever its shape: a mapping, messages, a command, or a list of these."""
     found: list[Any] = []

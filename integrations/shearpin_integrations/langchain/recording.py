@@ -12,10 +12,10 @@ from uuid import UUID
 from langchain_core.messages import ToolMessage
 
 from shearpin import EnforcementGapWarning, Guard, RunStoppedError, Span
-from shearpin.adapter import HOOK, Place, ToldError, is_list
+from shearpin.adapter import HOOK, Place, ToldError
 from shearpin_integrations.langchain.approving import denied, native_answer
 from shearpin_integrations.langchain.graphs import checkpoint_of, control_flow, is_sent, takers
-from shearpin_integrations.langchain.mending import mended
+from shearpin_integrations.langchain.mending import mend
 from shearpin_integrations.langchain.reading import (
     advanced,
     answered_calls,
@@ -139,13 +139,8 @@ class Recording:
     def look_back(self, root: Root, state: Any) -> None:
         """What earlier runs of this thread have left in its messages concerns the first node, and torn threads all."""
         count_on(root, state)
-        messages = messages_in(state)
-        if not is_list(messages) or root.torn is False:
-            return
-        whole = mended(messages)
-        root.torn = whole is not None
-        if whole is not None:  # `state` is this node's own copy; the checkpoint stays as it is
-            state["messages"] = whole
+        if root.torn is not False:  # `state` is this node's own copy; the checkpoint stays as it is
+            root.torn = mend(state)
 
     def _promote(self, entry: Entry) -> None:
         run = entry.root.run

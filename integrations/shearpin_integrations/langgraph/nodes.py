@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import inspect
@@ -14,10 +15,10 @@ from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.graph import StateGraph
 
 from shearpin import Guard, Span
-from shearpin.adapter import Place, is_list, raise_if_meant
+from shearpin.adapter import Place, raise_if_meant
 from shearpin_integrations.langchain.graphs import checkpoint_of, is_sent
-from shearpin_integrations.langchain.mending import mended
-from shearpin_integrations.langchain.reading import messages_in
+from shearpin_integrations.langchain.mending import mend
+from shearpin_integrations.langchain.reading import conversations
 from shearpin_integrations.langchain.roots import count_on
 from shearpin_integrations.langchain.tracking import guard_for
 from shearpin_integrations.langgraph.lineage import Cover, covered, watch_lineage
@@ -116,9 +117,8 @@ class _GuardedRunnable(RunnableLambda[Any, Any]):
 
 def _mended(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """The node's arguments with calls in its messages answered that an earlier stop left open."""
-    messages = messages_in(args[0]) if args else None
-    whole = mended(messages) if is_list(messages) else None
-    return args if whole is None else ({**args[0], "messages": whole}, *args[1:])
+    state: Any = copy.copy(args[0]) if args and conversations(args[0]) else None
+    return (state, *args[1:]) if mend(state) else args
 
 
 Outcome = Callable[[Any], Any]
