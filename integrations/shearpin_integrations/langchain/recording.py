@@ -85,7 +85,7 @@ class Recording:
         """An outermost call answered."""
         root = entry.root
         self._tracker.close(root)
-        unseen = entry.role == "run" and not root.children and holds_answer(outputs)
+        unseen = entry.role == "run" and holds_answer(outputs) and not _saw_anything(root)
         if unseen:
             root.run.gap(UNSEEN.format(root.run.name))
         with self._telling_others(run_id):
@@ -112,7 +112,6 @@ class Recording:
     def start_node(self, run_id: UUID, name: str, parent: Entry, inputs: Any, metadata: Mapping[str, Any]) -> None:
         """A node of a graph is about to run."""
         root = parent.root
-        root.children += 1
         if parent.role == "inside":  # only now it shows that this chain is a graph of its own
             self._promote(parent)
         if not is_sent(metadata):
@@ -166,7 +165,6 @@ class Recording:
         if entry is None:  # called by itself: a run of one call
             return self._start_alone(kind, name, run_id, parent_run_id, tags, metadata, fields)
         root = entry.root
-        root.children += 1
         try:
             span = self._admitted(kind, name, entry, fields)
         except Exception as refusal:
@@ -282,6 +280,12 @@ class Recording:
                 call_id=message.tool_call_id,
             )
             root.run.end(span, output=message.content, status=tool_status(message))
+
+
+def _saw_anything(root: Root) -> bool:
+    """Was anything started in this call, be it in an outermost call of its own, as alternatives of fallbacks are?"""
+    own = root.run.span.span_id
+    return any(span.parent_id == own for span in root.run.trace.spans)
 
 
 def tool_status(output: object) -> Any:

@@ -41,7 +41,6 @@ class Root:
     paused: bool = False
     resuming: bool = False
     torn: bool | None = None  # did the thread begin with unanswered calls? None: no node has started yet
-    children: int = 0
     ids: set[UUID] = field(default_factory=set[UUID])
     started_calls: set[str] = field(default_factory=set[str])
     tomb: Tomb | None = None
