@@ -16,6 +16,7 @@ from shearpin.runs.outcomes import http_status, interrupted, provider_answered, 
 from shearpin.runs.settings import Settings
 from shearpin.runs.tree import Cost, Tree
 from shearpin.runs.trouble import raise_if_meant
+from shearpin.runs.unmade import unmade
 from shearpin.trace import DecisionSpan, Identity, LLMSpan, Span, Trace, Usage, source
 from shearpin.trace.ambient import Here, Place, left_place_of, place_of
 from shearpin.trace.model import TraceStatus
@@ -258,6 +259,10 @@ class Run(Block):
         return self.tree.questions(
             new("tool", call["name"], inside, {"input": call["arguments"], "call_id": call["id"]}) for call in calls
         )
+
+    def unmade(self, name: str, *, parent: Span, output: object, status: SpanStatus = "ok", **fields: Any) -> None:
+        """A tool call was answered without being made: it counts for nothing, but a loop may go through it."""
+        unmade(self.tree, self.tree.journal.new("tool", name, parent, fields), output, status)
 
     @property
     def stopped(self) -> RunStoppedError | None:

@@ -20,6 +20,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
 from shearpin.adapter import announce, is_dict, raise_if_meant
+from shearpin_integrations.langchain.answering import tool_status
 from shearpin_integrations.langchain.carrying import carry_in
 from shearpin_integrations.langchain.reading import (
     called,
@@ -29,7 +30,7 @@ from shearpin_integrations.langchain.reading import (
     tool_arguments,
     tool_result,
 )
-from shearpin_integrations.langchain.recording import Recording, tool_status
+from shearpin_integrations.langchain.recording import Recording
 from shearpin_integrations.langchain.tracking import Entry
 
 if TYPE_CHECKING:

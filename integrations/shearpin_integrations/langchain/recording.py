@@ -9,18 +9,15 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from langchain_core.messages import ToolMessage
-
 from shearpin import EnforcementGapWarning, Guard, RunStoppedError, Span
 from shearpin.adapter import HOOK, Place, ToldError
+from shearpin_integrations.langchain.answering import answers_itself, is_hook, note_answers
 from shearpin_integrations.langchain.approving import denied, native_answer
 from shearpin_integrations.langchain.graphs import checkpoint_of, control_flow, is_sent, takers
 from shearpin_integrations.langchain.mending import mend
 from shearpin_integrations.langchain.reading import (
     advanced,
-    answered_calls,
     holds_answer,
-    is_a,
     messages_in,
     pending_calls,
     update_of,
@@ -48,7 +45,6 @@ LOST = (
     "in a run of its own; if it belongs to one of them, start the thread with contextvars.copy_context().run"
 )
 _UNREAD = "unread"
-_HOOKS = (".before_agent", ".before_model", ".after_model", ".after_agent")
 
 
 class Recording:
@@ -120,17 +116,18 @@ class Recording:
         fields: dict[str, Any] = {"input": inputs}
         if root.thread is not None:
             fields |= {"thread_id": root.thread, "checkpoint_id": checkpoint_of(metadata)}
-        if name.endswith(_HOOKS):
+        if is_hook(name):
             fields["attributes"] = {HOOK: True}
         span = root.run.start("node", name, parent=parent.place.span, **fields)
         entry = Entry(root, Place(root.run, span), "span", name)
+        entry.answers_itself = answers_itself(name, metadata)
         entry.calls = [] if is_sent(metadata) else pending_calls(messages_in(inputs))
         self._tracker.add(run_id, entry)
 
     def end_node(self, entry: Entry, outputs: Any) -> None:
         """A node answered."""
         run = entry.root.run
-        self.record_unstarted(entry, outputs)
+        note_answers(entry, outputs)
         update = update_of(outputs)
         run.end(entry.place.span, output=update)
         run.reached(advanced(run.partial, update))
@@ -262,32 +259,8 @@ class Recording:
         else:
             run.fail(span, error, **fields)
 
-    def record_unstarted(self, entry: Entry, outputs: Any) -> None:
-        """Calls that were answered without a start: of unknown tools, or by a middleware in the tool's place."""
-        root = entry.root
-        for message in answered_calls(outputs):
-            if message.tool_call_id in root.started_calls:
-                continue
-            call = root.run.asked(message.tool_call_id)
-            if call is None:
-                continue
-            root.started_calls.add(message.tool_call_id)
-            span = root.run.start(
-                "tool",
-                str(call["name"]),
-                parent=entry.place.span,
-                input=call["arguments"],
-                call_id=message.tool_call_id,
-            )
-            root.run.end(span, output=message.content, status=tool_status(message))
-
 
 def _saw_anything(root: Root) -> bool:
     """Was anything started in this call, be it in an outermost call of its own, as alternatives of fallbacks are?"""
     own = root.run.span.span_id
     return any(span.parent_id == own for span in root.run.trace.spans)
-
-
-def tool_status(output: object) -> Any:
-    """How a tool says that it went."""
-    return "error" if is_a(output, ToolMessage) and output.status == "error" else "ok"

@@ -61,6 +61,8 @@ class Entry:
     name: str = ""
     inputs: Any = None
     pieces: list[str] = field(default_factory=list[str])
+    answers_itself: bool = False
+    """Is it a node of an agent loop, whose answers to tool calls are no tools' answers?"""
     calls: Sequence[Mapping[str, Any]] = ()
     """What a node of tools is about to run."""
     answers: dict[str | None, Any] | None = None

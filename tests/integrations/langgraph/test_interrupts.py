@@ -19,7 +19,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Command, Interrupt, interrupt
 
-from shearpin import Budget, BudgetExceededError, Guard
+from shearpin import Budget, BudgetExceededError, Guard, LoopBreaker, LoopDetectedError
 from shearpin.testing import Script, endless, fake_clock, per_conversation, reply, tool_call, tool_calls
 from shearpin_integrations.langchain.tracking import tracker_of
 from tests.integrations.langchain.conftest import (
@@ -507,7 +507,7 @@ DECISIONS: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("decision", DECISIONS)
-def test_an_approved_tool_is_counted_once_and_a_rejected_one_is_on_record(
+def test_an_approved_tool_is_counted_once_and_a_rejected_one_not_at_all(
     provider: Provider, decision: str, mode: str
 ) -> None:
     said, expected = DECISIONS[decision]
@@ -521,9 +521,23 @@ def test_an_approved_tool_is_counted_once_and_a_rejected_one_is_on_record(
 
     trace = finished(pin)
     assert (trace.status, ran, counts(trace)[:2]) == ("ok", expected, (2, 2))
-    (tool,) = trace.spans_of("tool")
-    assert tool.status == ("error" if decision == "reject" else "ok")
-    assert tool.arguments == {"q": expected[0] if expected else "x"}
+    tools = trace.spans_of("tool")
+    assert [(tool.status, tool.arguments) for tool in tools] == [("ok", {"q": q}) for q in expected]
+    assert trace.tool_calls == len(expected)
+
+
+def test_calls_that_a_person_rejects_use_no_budget_but_are_a_loop(provider: Provider) -> None:
+    ran: list[Any] = []
+    agent = approved_agent(provider, endless("delete", {"q": "x"}), ran)
+    pin = Guard(Budget(tool_calls=1), LoopBreaker())
+    config, rejected = watched(pin, thread="t1"), Command(resume={"decisions": [{"type": "reject", "message": "no"}]})
+
+    call("invoke", agent, ASK, config)
+    with pytest.raises(LoopDetectedError, match="came 3 times"):
+        for _ in range(9):
+            call("invoke", agent, rejected, config)
+
+    assert (ran, pin.traces[-1].tool_calls, provider.server.served) == ([], 0, 4)
 
 
 def test_approving_again_and_again_never_refills_a_budget(provider: Provider) -> None:
