@@ -42,6 +42,7 @@ class Run(Block):
         self._output: Any = None
         self._tree: Tree | None = None
         self._span: Span | None = None
+        self._resumed_at: Plain = None
 
     # --- opening and closing --------------------------------------------------------------------------------------
 
@@ -72,6 +73,7 @@ class Run(Block):
     def resume(self, paused: Run) -> None:
         """Go on as `paused`: the same trace, and what it spent and did still counts."""
         self._tree, self._span = paused.tree, paused.span
+        self._resumed_at = paused.carry()
         self.tree.reopen()
         self.here = Here(self, self.span)
         self._settings.on_start(self)
@@ -286,7 +288,7 @@ class Run(Block):
         """
         from shearpin.runs.carrying import continue_from
 
-        continue_from(self.tree, self.span, data, answered)
+        continue_from(self.tree, self.span, data, answered, self._resumed_at)
 
     def check(self) -> None:
         """Raise the stop of a stopped run."""

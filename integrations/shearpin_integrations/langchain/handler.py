@@ -31,6 +31,7 @@ from shearpin_integrations.langchain.reading import (
     tool_result,
 )
 from shearpin_integrations.langchain.recording import Recording
+from shearpin_integrations.langchain.roots import meet_graph
 from shearpin_integrations.langchain.tracking import Entry
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class ShearpinCallbackHandler(Recording, GraphHandler):
             self.start_node(run_id, name, parent, inputs, facts)
         else:
             parent.root.run.check()
+            meet_graph(parent.root)
             self._tracker.add(run_id, Entry(parent.root, parent.place, "inside", name, inputs))
 
     @_harmless

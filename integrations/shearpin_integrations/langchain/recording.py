@@ -14,6 +14,7 @@ from shearpin.adapter import HOOK, Place, ToldError
 from shearpin_integrations.langchain.answering import answers_itself, is_hook, note_answers
 from shearpin_integrations.langchain.approving import denied, native_answer
 from shearpin_integrations.langchain.graphs import checkpoint_of, control_flow, is_sent, takers
+from shearpin_integrations.langchain.keeping import keeper_here
 from shearpin_integrations.langchain.mending import mend
 from shearpin_integrations.langchain.reading import (
     advanced,
@@ -72,7 +73,7 @@ class Recording:
         role: Role,
     ) -> Entry:
         """An outermost call begins."""
-        root = open_root(self.guard, name, inputs, metadata, tags)
+        root = open_root(self.guard, name, inputs, metadata, tags, keeper_here())
         entry = Entry(root, Place(root.run, root.run.span), role, name, inputs)
         self._tracker.begin(run_id, entry)
         return entry

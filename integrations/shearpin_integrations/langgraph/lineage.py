@@ -23,8 +23,9 @@ from langchain_core.tracers.context import register_configure_hook
 
 from shearpin import Guard, RunStoppedError
 from shearpin.adapter import Place
-from shearpin_integrations.langchain.graphs import control_flow
+from shearpin_integrations.langchain.graphs import control_flow, goes_on
 from shearpin_integrations.langchain.handler import GraphHandler, ShearpinCallbackHandler
+from shearpin_integrations.langchain.keeping import Keeper, keeper_here
 from shearpin_integrations.langchain.roots import close_root, open_root
 from shearpin_integrations.langchain.tracking import Entry, Root, tracker_of
 from shearpin_integrations.langgraph.waiting import waiting
@@ -41,6 +42,7 @@ class _Call:
     ids: set[UUID] = field(default_factory=set[UUID])
     roots: dict[int, Root] = field(default_factory=dict[int, Root])
     alive: weakref.ref[UUID] | None = None
+    keeper: Keeper | None = None
     paused: bool = False
 
 
@@ -63,7 +65,9 @@ class ShearpinLineage(GraphHandler):
         with self._lock:
             root = call.roots.get(id(guard))
             if root is None:
-                root = call.roots[id(guard)] = open_root(guard, call.name, call.inputs, call.metadata, call.tags)
+                root = call.roots[id(guard)] = open_root(
+                    guard, call.name, call.inputs, call.metadata, call.tags, call.keeper
+                )
             return root
 
     def on_chain_start(
@@ -139,6 +143,10 @@ class ShearpinLineage(GraphHandler):
             call = _Call(name, inputs, metadata or {}, tags or [])
             # LangChain may break a call off without a word; its run id lives as long as the call does.
             call.alive = weakref.ref(run_id, functools.partial(self._abandon, call))
+        if call.keeper is None and (keeper := keeper_here()) is not None:
+            call.keeper = keeper
+            if goes_on(call.inputs):
+                keeper.look()
         own = UUID(int=run_id.int)  # an equal one: ours must not keep theirs alive
         call.ids.add(own)
         self._calls[own] = call

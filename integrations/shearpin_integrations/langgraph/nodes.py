@@ -17,6 +17,7 @@ from langgraph.graph import StateGraph
 from shearpin import Guard, Span
 from shearpin.adapter import Place, raise_if_meant
 from shearpin_integrations.langchain.graphs import checkpoint_of, is_sent
+from shearpin_integrations.langchain.keeping import PLACE
 from shearpin_integrations.langchain.mending import mend
 from shearpin_integrations.langchain.reading import conversations
 from shearpin_integrations.langchain.roots import count_on
@@ -40,7 +41,11 @@ def guarded_node(node: Node, *rules: Any) -> Node:
         raise TypeError("guarded_node needs a rule or a guard: guarded_node(node, Budget(tool_calls=3))")
     if not callable(node) and not isinstance(node, Runnable):
         raise TypeError(f"guarded_node takes a function or a runnable, not {node!r}")
-    guard = rules[0] if len(rules) == 1 and isinstance(rules[0], Guard) else Guard(*rules)
+    if len(rules) == 1 and isinstance(rules[0], Guard):
+        guard = rules[0]
+    else:
+        guard = Guard(*rules)
+        vars(guard)[PLACE] = _label(node)
     return _guarded(node, guard, None)  # type: ignore[no-any-return]
 
 
@@ -62,9 +67,9 @@ def hook_nodes(builder: Builder, guard: Guard) -> Builder:
 
 def _guarded(node: Any, guard: Guard, name: str | None) -> Any:
     watch_lineage()
+    label = name or _label(node)
     if isinstance(node, Runnable):
-        return _GuardedRunnable(node, guard, name or node.get_name())
-    label = name or str(getattr(node, "__name__", type(node).__name__))
+        return _GuardedRunnable(node, guard, label)
 
     if inspect.iscoroutinefunction(node) or inspect.iscoroutinefunction(type(node).__call__):
 
@@ -83,6 +88,10 @@ def _guarded(node: Any, guard: Guard, name: str | None) -> Any:
             return outcome(node(*args, **kwargs))
 
     return call
+
+
+def _label(node: Any) -> str:
+    return node.get_name() if isinstance(node, Runnable) else str(getattr(node, "__name__", type(node).__name__))
 
 
 class _GuardedRunnable(RunnableLambda[Any, Any]):
