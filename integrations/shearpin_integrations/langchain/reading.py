@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import UnionType
 from typing import Any, TypeGuard, TypeVar
 
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, ToolMessage
-from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGenerationChunk, Generation, GenerationChunk, LLMResult
 
 from shearpin import Usage
@@ -121,17 +122,11 @@ def _read_message(message: AIMessage, llm_output: Mapping[str, Any] | None) -> R
     )
 
 
-def _usage(usage: UsageMetadata) -> Usage:
-    """LangChain's own counts, the same for every provider; its input and output totals include the details."""
-    sent, made = usage.get("input_token_details") or {}, usage.get("output_token_details") or {}
-    return Usage(
-        input_tokens=usage["input_tokens"],
-        output_tokens=usage["output_tokens"],
-        cached_input_tokens=sent.get("cache_read") or 0,
-        cache_write_tokens=sent.get("cache_creation") or 0,
-        reasoning_tokens=made.get("reasoning") or 0,
-        audio_tokens=(sent.get("audio") or 0) + (made.get("audio") or 0),
-    )
+def _usage(usage: Mapping[str, Any]) -> Usage | None:
+    """LangChain's own counts, the same for every provider; None, so an estimate, where a half of them is no number."""
+    halves: Any = usage.get("input_tokens"), usage.get("output_tokens")
+    told = all(isinstance(half, int | float) and math.isfinite(half) for half in halves)
+    return read_usage(usage) if told else None
 
 
 _THOUGHTS = ("reasoning", "thinking")
