@@ -211,7 +211,9 @@ class ShearpinCallbackHandler(Recording, GraphHandler):
 
     @_harmless
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        self.end_call(run_id, output=tool_result(output), status=tool_status(output))
+        entry = self._tracker.entries.get(run_id)
+        call_id = getattr(entry.place.span, "call_id", None) if entry is not None else None
+        self.end_call(run_id, output=tool_result(output, call_id), status=tool_status(output))
 
     @_harmless
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:

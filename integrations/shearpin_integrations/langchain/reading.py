@@ -161,9 +161,16 @@ def _injected(value: object) -> bool:
     return not is_a(value, BaseMessage | Document) and type(value).__module__.split(".")[0] in _OWN_MODULES
 
 
-def tool_result(output: object) -> object:
-    """What a tool returned: a message's content, else the value itself."""
-    return output.content if is_a(output, ToolMessage) else output
+def tool_result(output: object, call_id: str | None = None) -> object:
+    """What a tool returned: a message's content, else the value itself.
+
+    A command that hands over may bring the whole conversation along; only its answer to this call is the tool's.
+    """
+    if not is_command(output):
+        return output.content if is_a(output, ToolMessage) else output
+    answers: Any = [message for message in answered_calls(output) if message.tool_call_id == call_id]
+    whole = conversations(output.update)
+    return replace(output, update={**output.update, **dict.fromkeys(whole, answers)}) if answers and whole else output
 
 
 def update_of(output: Any) -> Any:
