@@ -30,6 +30,11 @@ class ShearpinMiddleware(AgentMiddleware[Any, Any]):
         self.guard = guard_for("ShearpinMiddleware({})", guard)
         watch_lineage()
 
+    @property
+    def name(self) -> str:
+        """LangChain takes no two middlewares of one name; each guard has its own."""
+        return f"{type(self).__name__}-{id(self.guard):x}"
+
     def wrap_model_call(self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Any]) -> Any:
         with covered(self.guard) as cover:
             _resume(cover, request.state)
@@ -69,9 +74,11 @@ def _answered(cover: Cover | None, answer: Any) -> Any:
 
 
 def _resume(cover: Cover | None, state: Any) -> None:
-    """Of an agent that was paused in another process, the tools run again before the model does."""
+    """Note how far the agent has come; of one that was paused in another process, tools run before the model does."""
     if cover is not None:
         count_on(cover.entry.root, state)
+        if cover.new:
+            cover.entry.root.run.reached(state)
 
 
 def _mend(request: ModelRequest[Any]) -> ModelRequest[Any]:

@@ -67,6 +67,8 @@ def hook_nodes(builder: Builder, guard: Guard) -> Builder:
 
 def _guarded(node: Any, guard: Guard, name: str | None) -> Any:
     watch_lineage()
+    if inspect.isgeneratorfunction(node) or inspect.isasyncgenfunction(node):
+        node = RunnableLambda(node)  # as LangGraph does with what yields its updates
     label = name or _label(node)
     if isinstance(node, Runnable):
         return _GuardedRunnable(node, guard, label)
