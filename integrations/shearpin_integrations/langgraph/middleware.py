@@ -36,24 +36,24 @@ class ShearpinMiddleware(AgentMiddleware[Any, Any]):
         return f"{type(self).__name__}-{id(self.guard):x}"
 
     def wrap_model_call(self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Any]) -> Any:
-        with covered(self.guard) as cover:
+        with covered(self.guard, agent=True) as cover:
             _resume(cover, request.state)
             return _said(cover, handler(_mend(request)))
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[Any]]
     ) -> Any:
-        with covered(self.guard) as cover:
+        with covered(self.guard, agent=True) as cover:
             _resume(cover, request.state)
             return _said(cover, await handler(_mend(request)))
 
     def wrap_tool_call(self, request: Any, handler: Callable[[Any], Any]) -> Any:
-        with covered(self.guard, request.runtime.config) as cover:
+        with covered(self.guard, request.runtime.config, agent=True) as cover:
             _resume(cover, request.state)
             return _answered(cover, handler(request))
 
     async def awrap_tool_call(self, request: Any, handler: Callable[[Any], Awaitable[Any]]) -> Any:
-        with covered(self.guard, request.runtime.config) as cover:
+        with covered(self.guard, request.runtime.config, agent=True) as cover:
             _resume(cover, request.state)
             return _answered(cover, await handler(request))
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import LLMToolEmulator, SummarizationMiddleware
 from langchain.tools import ToolRuntime
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import tool
@@ -106,6 +107,33 @@ def test_a_node_that_yields_its_update_is_still_one(
 
     assert "Hello!" in str(run_mode(graph, ASK, {}, mode))
     assert (pin.traces[-1].status, pin.traces[-1].llm_calls) == ("ok", 1)
+
+
+def summarizing(chat: Any) -> Any:
+    return SummarizationMiddleware(chat, trigger=("messages", 4), keep=("messages", 2))
+
+
+@both_ways
+@pytest.mark.parametrize("mode", FOUR_MODES)
+@pytest.mark.parametrize("other", [summarizing, lambda chat: LLMToolEmulator(model=chat)], ids=["nodes", "around"])
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_what_other_middlewares_ask_models_counts(
+    serve: Serve, model: MakeModel, guarded: MakeGuard, *, way: str, mode: str, other: Any, place: str
+) -> None:
+    def script(request: Request) -> Reply:
+        return tool_call("search", {"q": str(len(request.messages))}) if request.tools else reply("In short.")
+
+    server, pin = serve(script), guarded(Budget(llm_calls=6))
+    chat = model(server)
+    own: list[Any] = [ShearpinMiddleware(pin)] if way == "middleware" else []
+    middleware = [*own, other(chat)] if place == "first" else [other(chat), *own]
+
+    with pytest.raises(BudgetExceededError):
+        run_mode(create_agent(chat, [tool_of([])], middleware=middleware), ASK, watched(way, pin), mode)
+
+    trace = pin.traces[-1]
+    assert (server.served, trace.llm_calls, trace.gaps) == (6, 6, [])
+    assert any(not span.tool_calls for span in trace.spans_of("llm"))
 
 
 def handing_over(taker: str) -> Any:
