@@ -123,10 +123,10 @@ def _read_message(message: AIMessage, llm_output: Mapping[str, Any] | None) -> R
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage | None:
-    """LangChain's own counts, the same for every provider; None, so an estimate, where a half of them is no number."""
+    """LangChain's own counts, the same for every provider; its total is a sum of theirs, and of a half only that."""
     halves: Any = usage.get("input_tokens"), usage.get("output_tokens")
-    told = all(isinstance(half, int | float) and math.isfinite(half) for half in halves)
-    return read_usage(usage) if told else None
+    whole = all(isinstance(half, int | float) and math.isfinite(half) for half in halves)
+    return read_usage(usage if whole else {**usage, "total_tokens": None})
 
 
 _THOUGHTS = ("reasoning", "thinking")

@@ -731,7 +731,7 @@ class Telling(BaseChatModel):
 
 
 @pytest.mark.parametrize("missing", [None, float("nan"), float("inf"), "many"])
-def test_of_usage_that_is_told_by_half_nothing_is_believed(missing: Any) -> None:
+def test_of_usage_that_is_told_by_half_the_other_half_is_estimated(missing: Any) -> None:
     pin = Guard()
 
     Telling(usage={"input_tokens": missing, "output_tokens": 5, "total_tokens": 5}).invoke("Hi " * 500, watched(pin))
