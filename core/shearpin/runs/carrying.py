@@ -54,12 +54,22 @@ class Carried(BaseModel):
         except ValidationError:
             return None
 
-    def add_to(self, trace: Trace) -> None:
-        """Let `trace` go on from here."""
-        trace.steps += self.steps
-        trace.llm_calls += self.llm_calls
-        trace.tool_calls += self.tool_calls
-        trace.usage.add(Usage(**{name: getattr(self, name) for name in Usage.__slots__}))
+    def add_to(self, trace: Trace, since: Carried | None) -> None:
+        """Let `trace` go on from here; of it, `since` is counted already."""
+        more = self._beyond(since) if since is not None else self
+        trace.steps += more.steps
+        trace.llm_calls += more.llm_calls
+        trace.tool_calls += more.tool_calls
+        trace.usage.add(Usage(**{name: getattr(more, name) for name in Usage.__slots__}))
+
+    def seconds_since(self, since: Carried | None) -> float:
+        """How much longer the run was active."""
+        return max(self.seconds - (since.seconds if since is not None else 0), 0)
+
+    def _beyond(self, since: Carried) -> Carried:
+        counts = {name: value for name, value in self if isinstance(value, int | float)}
+        more = {name: max(value - (getattr(since, name) or 0), 0) for name, value in counts.items()}
+        return self.model_copy(update=more)
 
 
 def carry(tree: Tree) -> Plain:
@@ -68,19 +78,25 @@ def carry(tree: Tree) -> Plain:
         return Carried.of(tree.trace, tree.journal.clock.elapsed_seconds(), tree.steps.owed).model_dump()
 
 
-def continue_from(tree: Tree, root: Span, data: Plain, answered: Sequence[Mapping[str, Any]]) -> None:
-    """Let `tree` count on from `data`: no model was called here yet. `answered` are the tool calls made there."""
+def continue_from(
+    tree: Tree, root: Span, data: Plain, answered: Sequence[Mapping[str, Any]], since: Plain = None
+) -> None:
+    """Let `tree` count on from `data`: no model was called here yet. `answered` are the tool calls made there.
+
+    `since` is what the tree amounted to when it was paused here itself, before others went on with it.
+    """
     carried = Carried.read(data)
-    if carried is None:
+    if carried is None or carried.trace_id == tree.trace.trace_id:
         return
     past = [tree.journal.new("tool", call["name"], root, {"input": call["input"]}) for call in answered]
     for span, call in zip(past, answered, strict=True):
         span.stored_output, span.status = tree.trace.pool.value(call["output"]), "ok"
+    counted = Carried.read(since)
     with tree.lock:
         root.attributes["continues"] = carried.trace_id
-        carried.add_to(tree.trace)
+        carried.add_to(tree.trace, counted)
         tree.steps.owe(carried.owed)
-        tree.journal.clock.add(carried.seconds)
+        tree.journal.clock.add(carried.seconds_since(counted))
         tree.watch()
         for span in past:
             for _, watch in tree.watches:

@@ -16,6 +16,7 @@ from shearpin.runs.outcomes import http_status, interrupted, provider_answered, 
 from shearpin.runs.settings import Settings
 from shearpin.runs.tree import Cost, Tree
 from shearpin.runs.trouble import raise_if_meant
+from shearpin.runs.unmade import unmade
 from shearpin.trace import DecisionSpan, Identity, LLMSpan, Span, Trace, Usage, source
 from shearpin.trace.ambient import Here, Place, left_place_of, place_of
 from shearpin.trace.model import TraceStatus
@@ -41,6 +42,7 @@ class Run(Block):
         self._output: Any = None
         self._tree: Tree | None = None
         self._span: Span | None = None
+        self._resumed_at: Plain = None
 
     # --- opening and closing --------------------------------------------------------------------------------------
 
@@ -71,6 +73,7 @@ class Run(Block):
     def resume(self, paused: Run) -> None:
         """Go on as `paused`: the same trace, and what it spent and did still counts."""
         self._tree, self._span = paused.tree, paused.span
+        self._resumed_at = paused.carry()
         self.tree.reopen()
         self.here = Here(self, self.span)
         self._settings.on_start(self)
@@ -263,6 +266,10 @@ class Run(Block):
             new("tool", call["name"], inside, {"input": call["arguments"], "call_id": call["id"]}) for call in calls
         )
 
+    def unmade(self, name: str, *, parent: Span, output: object, status: SpanStatus = "ok", **fields: Any) -> None:
+        """A tool call was answered without being made: it counts for nothing, but a loop may go through it."""
+        unmade(self.tree, self.tree.journal.new("tool", name, parent, fields), output, status)
+
     @property
     def stopped(self) -> RunStoppedError | None:
         """The stop of this run's tree, once there is one."""
@@ -285,7 +292,7 @@ class Run(Block):
         """
         from shearpin.runs.carrying import continue_from
 
-        continue_from(self.tree, self.span, data, answered)
+        continue_from(self.tree, self.span, data, answered, self._resumed_at)
 
     def check(self) -> None:
         """Raise the stop of a stopped run."""

@@ -64,6 +64,7 @@ class Steps:
         elif block is not None:
             span.step = block.step
         if span.kind == "llm":
+            self.begun_elsewhere = False
             self._outstanding.pop(self._decider(span, node), None)
         if node is not None and span.kind in ("llm", "node"):
             self._drop(node)
@@ -106,7 +107,8 @@ class Steps:
         if span.kind == "llm":
             return self._block is None
         if span.kind == "node":
-            return HOOK not in span.attributes and not any(self._outstanding.values())
+            owed = self.begun_elsewhere or any(self._outstanding.values())
+            return HOOK not in span.attributes and not owed
         return span.kind == "step"
 
     def start_tool(self, span: Span) -> None:

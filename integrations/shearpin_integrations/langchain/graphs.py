@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any, TypeGuard
 
@@ -47,6 +49,11 @@ def answers_pause(inputs: object) -> bool:
     return is_command(inputs) and inputs.resume is not None
 
 
+def goes_on(inputs: object) -> bool:
+    """Does a graph with this input go on with what its thread has come to?"""
+    return inputs is None or answers_pause(inputs)
+
+
 def is_sent(metadata: Mapping[str, Any]) -> bool:
     """Did a `Send` start this node? Then its input is no state of the graph."""
     return bool((metadata.get("langgraph_path") or ("",))[0] == "__pregel_push")
@@ -65,6 +72,35 @@ def checkpoint_of(metadata: Mapping[str, Any], config: Any = None) -> str | None
     checkpoints: Any = known.get("checkpoint_map") or {}
     found: str | None = checkpoints.get(str(metadata.get("langgraph_checkpoint_ns") or "").rpartition("|")[0])
     return found
+
+
+@dataclass(slots=True)
+class GraphCall:
+    """A call of a graph that begins. ``awaited`` tells that it runs on an event loop."""
+
+    graph: Any
+    config: Mapping[str, Any]
+    awaited: bool
+    has_breakpoints: bool
+
+
+_TELLING = ("langchain_core.callbacks", "shearpin_integrations.")
+
+
+def call_of_graph() -> GraphCall | None:
+    """The call of a graph that a handler is told of right now: the local variables of whoever tells it."""
+    pregel = sys.modules.get("langgraph.pregel")
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    while frame is not None and str(frame.f_globals.get("__name__")).startswith(_TELLING):
+        frame = frame.f_back
+    known: Mapping[str, Any] = frame.f_locals if frame is not None else {}
+    graph: Any = known.get("self")
+    config: object = known.get("config")
+    if frame is None or pregel is None or not isinstance(graph, pregel.Pregel) or not is_dict(config):
+        return None
+    pauses = known.get("interrupt_before"), known.get("interrupt_after")
+    has_breakpoints = bool(any(pauses) or graph.interrupt_before_nodes or graph.interrupt_after_nodes)
+    return GraphCall(graph, config, bool(frame.f_code.co_flags & inspect.CO_ASYNC_GENERATOR), has_breakpoints)
 
 
 def with_own_thread(metadata: Mapping[str, Any]) -> Mapping[str, Any]:

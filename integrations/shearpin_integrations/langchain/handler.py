@@ -20,6 +20,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import LLMResult
 
 from shearpin.adapter import announce, is_dict, raise_if_meant
+from shearpin_integrations.langchain.answering import tool_status
 from shearpin_integrations.langchain.carrying import carry_in
 from shearpin_integrations.langchain.reading import (
     called,
@@ -29,7 +30,8 @@ from shearpin_integrations.langchain.reading import (
     tool_arguments,
     tool_result,
 )
-from shearpin_integrations.langchain.recording import Recording, tool_status
+from shearpin_integrations.langchain.recording import Recording
+from shearpin_integrations.langchain.roots import meet_graph
 from shearpin_integrations.langchain.tracking import Entry
 
 if TYPE_CHECKING:
@@ -99,6 +101,7 @@ class ShearpinCallbackHandler(Recording, GraphHandler):
             self.start_node(run_id, name, parent, inputs, facts)
         else:
             parent.root.run.check()
+            meet_graph(parent.root)
             self._tracker.add(run_id, Entry(parent.root, parent.place, "inside", name, inputs))
 
     @_harmless
@@ -208,7 +211,9 @@ class ShearpinCallbackHandler(Recording, GraphHandler):
 
     @_harmless
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        self.end_call(run_id, output=tool_result(output), status=tool_status(output))
+        entry = self._tracker.entries.get(run_id)
+        call_id = getattr(entry.place.span, "call_id", None) if entry is not None else None
+        self.end_call(run_id, output=tool_result(output, call_id), status=tool_status(output))
 
     @_harmless
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:

@@ -11,9 +11,18 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, ToolMessage
 
-from shearpin_integrations.langchain.reading import is_a
+from shearpin_integrations.langchain.reading import conversations, is_a, put_back
 
 NOT_MADE = "This call was not made: the run was stopped before it."
+
+
+def mend(state: Any) -> bool:
+    """Mend every conversation in `state`, which is the caller's own copy; was any torn?"""
+    whole = {name: mended(messages) for name, messages in conversations(state).items()}
+    for name, messages in whole.items():
+        if messages is not None:
+            put_back(state, name, messages)
+    return any(whole.values())
 
 
 def mended(messages: Sequence[Any]) -> list[Any] | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import UnionType
 from typing import Any, TypeGuard, TypeVar
 
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, ToolMessage
-from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGenerationChunk, Generation, GenerationChunk, LLMResult
 
 from shearpin import Usage
@@ -121,17 +122,11 @@ def _read_message(message: AIMessage, llm_output: Mapping[str, Any] | None) -> R
     )
 
 
-def _usage(usage: UsageMetadata) -> Usage:
-    """LangChain's own counts, the same for every provider; its input and output totals include the details."""
-    sent, made = usage.get("input_token_details") or {}, usage.get("output_token_details") or {}
-    return Usage(
-        input_tokens=usage["input_tokens"],
-        output_tokens=usage["output_tokens"],
-        cached_input_tokens=sent.get("cache_read") or 0,
-        cache_write_tokens=sent.get("cache_creation") or 0,
-        reasoning_tokens=made.get("reasoning") or 0,
-        audio_tokens=(sent.get("audio") or 0) + (made.get("audio") or 0),
-    )
+def _usage(usage: Mapping[str, Any]) -> Usage | None:
+    """LangChain's own counts, the same for every provider; its total is a sum of theirs, and of a half only that."""
+    halves: Any = usage.get("input_tokens"), usage.get("output_tokens")
+    whole = all(isinstance(half, int | float) and math.isfinite(half) for half in halves)
+    return read_usage(usage if whole else {**usage, "total_tokens": None})
 
 
 _THOUGHTS = ("reasoning", "thinking")
@@ -166,9 +161,16 @@ def _injected(value: object) -> bool:
     return not is_a(value, BaseMessage | Document) and type(value).__module__.split(".")[0] in _OWN_MODULES
 
 
-def tool_result(output: object) -> object:
-    """What a tool returned: a message's content, else the value itself."""
-    return output.content if is_a(output, ToolMessage) else output
+def tool_result(output: object, call_id: str | None = None) -> object:
+    """What a tool returned: a message's content, else the value itself.
+
+    A command that hands over may bring the whole conversation along; only its answer to this call is the tool's.
+    """
+    if not is_command(output):
+        return output.content if is_a(output, ToolMessage) else output
+    answers: Any = [message for message in answered_calls(output) if message.tool_call_id == call_id]
+    whole = conversations(output.update)
+    return replace(output, update={**output.update, **dict.fromkeys(whole, answers)}) if answers and whole else output
 
 
 def update_of(output: Any) -> Any:
@@ -196,6 +198,27 @@ def pending_calls(messages: Any) -> list[dict[str, Any]]:
     return (
         [{**call, "arguments": plain(call["arguments"])} for call in tool_calls(last)] if is_a(last, AIMessage) else []
     )
+
+
+def conversations(state: Any) -> dict[str, list[Any]]:
+    """The fields of a state that hold messages, whatever they are called, be it a mapping, a dataclass or a model."""
+    fields: Mapping[str, Any] = state if is_dict(state) else _fields_of(state)
+    found: dict[str, Any] = {name: value for name, value in fields.items() if is_list(value)}
+    return {name: value for name, value in found.items() if value and is_a(value[0], BaseMessage)}
+
+
+def _fields_of(state: object) -> dict[str, Any]:
+    kind = type(state)
+    names = getattr(kind, "__dataclass_fields__", None) or getattr(kind, "__pydantic_fields__", None)
+    return {name: getattr(state, name, None) for name in names} if is_dict(names) else {}
+
+
+def put_back(state: Any, name: str, messages: list[Any]) -> None:
+    """Let a field of a state hold other messages; a class may forbid that to its users only."""
+    if is_dict(state):
+        state[name] = messages
+    else:
+        object.__setattr__(state, name, messages)
 
 
 def answered_calls(output: Any) -> list[ToolMessage]:

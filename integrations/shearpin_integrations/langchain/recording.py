@@ -9,18 +9,16 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from langchain_core.messages import ToolMessage
-
 from shearpin import EnforcementGapWarning, Guard, RunStoppedError, Span
-from shearpin.adapter import HOOK, Place, ToldError, is_list
+from shearpin.adapter import HOOK, Place, ToldError
+from shearpin_integrations.langchain.answering import answers_itself, is_hook, note_answers
 from shearpin_integrations.langchain.approving import denied, native_answer
 from shearpin_integrations.langchain.graphs import checkpoint_of, control_flow, is_sent, takers
-from shearpin_integrations.langchain.mending import mended
+from shearpin_integrations.langchain.keeping import keeper_here
+from shearpin_integrations.langchain.mending import mend
 from shearpin_integrations.langchain.reading import (
     advanced,
-    answered_calls,
     holds_answer,
-    is_a,
     messages_in,
     pending_calls,
     update_of,
@@ -48,7 +46,6 @@ LOST = (
     "in a run of its own; if it belongs to one of them, start the thread with contextvars.copy_context().run"
 )
 _UNREAD = "unread"
-_HOOKS = (".before_agent", ".before_model", ".after_model", ".after_agent")
 
 
 class Recording:
@@ -76,7 +73,7 @@ class Recording:
         role: Role,
     ) -> Entry:
         """An outermost call begins."""
-        root = open_root(self.guard, name, inputs, metadata, tags)
+        root = open_root(self.guard, name, inputs, metadata, tags, keeper_here())
         entry = Entry(root, Place(root.run, root.run.span), role, name, inputs)
         self._tracker.begin(run_id, entry)
         return entry
@@ -85,7 +82,7 @@ class Recording:
         """An outermost call answered."""
         root = entry.root
         self._tracker.close(root)
-        unseen = entry.role == "run" and not root.children and holds_answer(outputs)
+        unseen = entry.role == "run" and holds_answer(outputs) and not _saw_anything(root)
         if unseen:
             root.run.gap(UNSEEN.format(root.run.name))
         with self._telling_others(run_id):
@@ -112,7 +109,6 @@ class Recording:
     def start_node(self, run_id: UUID, name: str, parent: Entry, inputs: Any, metadata: Mapping[str, Any]) -> None:
         """A node of a graph is about to run."""
         root = parent.root
-        root.children += 1
         if parent.role == "inside":  # only now it shows that this chain is a graph of its own
             self._promote(parent)
         if not is_sent(metadata):
@@ -121,17 +117,18 @@ class Recording:
         fields: dict[str, Any] = {"input": inputs}
         if root.thread is not None:
             fields |= {"thread_id": root.thread, "checkpoint_id": checkpoint_of(metadata)}
-        if name.endswith(_HOOKS):
+        if is_hook(name):
             fields["attributes"] = {HOOK: True}
         span = root.run.start("node", name, parent=parent.place.span, **fields)
         entry = Entry(root, Place(root.run, span), "span", name)
+        entry.answers_itself = answers_itself(name, metadata)
         entry.calls = [] if is_sent(metadata) else pending_calls(messages_in(inputs))
         self._tracker.add(run_id, entry)
 
     def end_node(self, entry: Entry, outputs: Any) -> None:
         """A node answered."""
         run = entry.root.run
-        self.record_unstarted(entry, outputs)
+        note_answers(entry, outputs)
         update = update_of(outputs)
         run.end(entry.place.span, output=update)
         run.reached(advanced(run.partial, update))
@@ -139,13 +136,8 @@ class Recording:
     def look_back(self, root: Root, state: Any) -> None:
         """What earlier runs of this thread have left in its messages concerns the first node, and torn threads all."""
         count_on(root, state)
-        messages = messages_in(state)
-        if not is_list(messages) or root.torn is False:
-            return
-        whole = mended(messages)
-        root.torn = whole is not None
-        if whole is not None:  # `state` is this node's own copy; the checkpoint stays as it is
-            state["messages"] = whole
+        if root.torn is not False:  # `state` is this node's own copy; the checkpoint stays as it is
+            root.torn = mend(state)
 
     def _promote(self, entry: Entry) -> None:
         run = entry.root.run
@@ -171,7 +163,6 @@ class Recording:
         if entry is None:  # called by itself: a run of one call
             return self._start_alone(kind, name, run_id, parent_run_id, tags, metadata, fields)
         root = entry.root
-        root.children += 1
         try:
             span = self._admitted(kind, name, entry, fields)
         except Exception as refusal:
@@ -269,26 +260,8 @@ class Recording:
         else:
             run.fail(span, error, **fields)
 
-    def record_unstarted(self, entry: Entry, outputs: Any) -> None:
-        """Calls that were answered without a start: of unknown tools, or by a middleware in the tool's place."""
-        root = entry.root
-        for message in answered_calls(outputs):
-            if message.tool_call_id in root.started_calls:
-                continue
-            call = root.run.asked(message.tool_call_id)
-            if call is None:
-                continue
-            root.started_calls.add(message.tool_call_id)
-            span = root.run.start(
-                "tool",
-                str(call["name"]),
-                parent=entry.place.span,
-                input=call["arguments"],
-                call_id=message.tool_call_id,
-            )
-            root.run.end(span, output=message.content, status=tool_status(message))
 
-
-def tool_status(output: object) -> Any:
-    """How a tool says that it went."""
-    return "error" if is_a(output, ToolMessage) and output.status == "error" else "ok"
+def _saw_anything(root: Root) -> bool:
+    """Was anything started in this call, be it in an outermost call of its own, as alternatives of fallbacks are?"""
+    own = root.run.span.span_id
+    return any(span.parent_id == own for span in root.run.trace.spans)

@@ -21,15 +21,13 @@ from langchain_core.runnables.config import var_child_runnable_config
 
 from shearpin import EnforcementGapWarning, Guard, RunStoppedError
 from shearpin.adapter import Place, Run, register_locator
+from shearpin_integrations.langchain.keeping import Keeper
 
 TOMBSTONES = 10_000
 """Ids of ended actions of stopped runs that are remembered: an orphan starts within moments, or never."""
 
 
 Role = Literal["run", "span", "call", "inside"]
-
-PAUSED = 1_000
-"""Paused threads whose runs are kept in memory to go on; the longest paused are let go first."""
 
 
 @dataclass(slots=True)
@@ -38,14 +36,27 @@ class Root:
 
     run: Run
     thread: str | None = None
+    keeper: Keeper | None = None
     paused: bool = False
+    answers: bool = False
+    """Does it resume what a person was asked?"""
     resuming: bool = False
+    """Does it go on with a run of another process that is still to be found?"""
     torn: bool | None = None  # did the thread begin with unanswered calls? None: no node has started yet
-    children: int = 0
     ids: set[UUID] = field(default_factory=set[UUID])
     started_calls: set[str] = field(default_factory=set[str])
     tomb: Tomb | None = None
     alive: weakref.ref[UUID] | None = None
+
+    @property
+    def saver(self) -> Any:
+        """What its thread is kept in."""
+        return self.keeper.saver if self.keeper is not None else None
+
+    @property
+    def reachable(self) -> bool:
+        """Can we look into that?"""
+        return self.keeper is not None and self.keeper.reachable
 
 
 @dataclass(slots=True)
@@ -62,6 +73,8 @@ class Entry:
     name: str = ""
     inputs: Any = None
     pieces: list[str] = field(default_factory=list[str])
+    answers_itself: bool = False
+    """Is it a node of an agent loop, whose answers to tool calls are no tools' answers?"""
     calls: Sequence[Mapping[str, Any]] = ()
     """What a node of tools is about to run."""
     answers: dict[str | None, Any] | None = None
@@ -91,7 +104,6 @@ class Tracker:
     def __init__(self, guard: Guard) -> None:
         self.guard = weakref.ref(guard)
         self.entries: dict[UUID, Entry] = {}
-        self._paused: OrderedDict[str, Root] = OrderedDict()
         self._tombs: OrderedDict[UUID, Tomb] = OrderedDict()
         self._warned: set[str] = set()
         self._lock = threading.RLock()  # an abandoned call may be found out by the garbage collector, anywhere
@@ -142,18 +154,6 @@ class Tracker:
             self.entries.pop(run_id, None)
         self._bury(root, left)
         root.ids.clear()
-
-    def pause(self, thread: str, root: Root) -> None:
-        """The run waits for a person: the next call that resumes this thread goes on with it."""
-        with self._lock:
-            self._paused[thread] = root
-            while len(self._paused) > PAUSED:
-                self._paused.popitem(last=False)
-
-    def resume(self, thread: str | None) -> Root | None:
-        """The paused run of this thread, which is paused no longer."""
-        with self._lock:
-            return self._paused.pop(thread, None) if thread is not None else None
 
     def warn(self, gap: str) -> None:
         """Say once what the guard cannot do; Python's own memory of that is cleared by any `catch_warnings`."""

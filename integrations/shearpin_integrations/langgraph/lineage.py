@@ -2,7 +2,8 @@
 
 A guarded node sees only its own config, yet its rules count over the whole graph invocation. LangChain's configure
 hook (public: `register_configure_hook`) puts one handler into every callback manager from the first guarded node on;
-it notes who is whose parent, and ends the guards' runs with the outermost call, raising a stop that was swallowed.
+it notes who is whose parent, passes on what the other middlewares of a guarded agent ask models, and ends the guards'
+runs with the outermost call, raising a stop that was swallowed.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import contextlib
 import functools
 import threading
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackManager
@@ -23,9 +24,10 @@ from langchain_core.tracers.context import register_configure_hook
 
 from shearpin import Guard, RunStoppedError
 from shearpin.adapter import Place
-from shearpin_integrations.langchain.graphs import control_flow
+from shearpin_integrations.langchain.graphs import control_flow, goes_on
 from shearpin_integrations.langchain.handler import GraphHandler, ShearpinCallbackHandler
-from shearpin_integrations.langchain.roots import close_root, open_root
+from shearpin_integrations.langchain.keeping import Keeper, keeper_here
+from shearpin_integrations.langchain.roots import close_root, guard_of, open_root
 from shearpin_integrations.langchain.tracking import Entry, Root, tracker_of
 from shearpin_integrations.langgraph.waiting import waiting
 
@@ -41,11 +43,16 @@ class _Call:
     ids: set[UUID] = field(default_factory=set[UUID])
     roots: dict[int, Root] = field(default_factory=dict[int, Root])
     alive: weakref.ref[UUID] | None = None
+    keeper: Keeper | None = None
     paused: bool = False
+    agents: dict[str, Root] = field(default_factory=dict[str, Root])
+    """The runs of guards that are the middleware of an agent, by the agent's place among the graphs."""
+    asking: dict[UUID, ShearpinCallbackHandler] = field(default_factory=dict[UUID, ShearpinCallbackHandler])
+    """Model calls of other middlewares, by run id."""
 
 
 class ShearpinLineage(GraphHandler):
-    """Parents and roots of everything that goes on in LangChain; decides and records nothing."""
+    """Parents and roots of everything that goes on in LangChain."""
 
     raise_error = True
     run_inline = True
@@ -63,7 +70,9 @@ class ShearpinLineage(GraphHandler):
         with self._lock:
             root = call.roots.get(id(guard))
             if root is None:
-                root = call.roots[id(guard)] = open_root(guard, call.name, call.inputs, call.metadata, call.tags)
+                root = call.roots[id(guard)] = open_root(
+                    guard, call.name, call.inputs, call.metadata, call.tags, call.keeper
+                )
             return root
 
     def on_chain_start(
@@ -93,10 +102,51 @@ class ShearpinLineage(GraphHandler):
     ) -> None:
         self._enter(run_id, parent_run_id, str((serialized or {}).get("name")), inputs or input_str, metadata, tags)
 
+    def on_chat_model_start(
+        self,
+        serialized: dict[str, Any],
+        messages: Any,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Another middleware of an agent may ask a model in a node of its own, or around the one that covers."""
+        call = self.call_of(parent_run_id)
+        root = call.agents.get(agent_in(metadata)) if call is not None else None
+        if call is None or root is None or parent_run_id is None:
+            return
+        tracker, handler = tracker_of(guard_of(root)), ShearpinCallbackHandler(guard_of(root))
+        if parent_run_id in tracker.entries:
+            return
+        tracker.add(parent_run_id, Entry(root, Place(root.run, root.run.span), "inside"))
+        facts = {"run_id": run_id, "parent_run_id": parent_run_id, "metadata": metadata, **kwargs}
+        try:
+            handler.on_chat_model_start(serialized, messages, **facts)
+            call.asking[run_id] = handler
+        finally:
+            tracker.remove(parent_run_id)
+
+    def on_llm_new_token(self, token: Any, *, parent_run_id: UUID | None = None, **kwargs: Any) -> None:
+        call = self.call_of(parent_run_id)
+        if call is not None and (handler := call.asking.get(kwargs["run_id"])) is not None:
+            handler.on_llm_new_token(token, **kwargs)
+
+    def on_llm_end(self, response: Any, *, parent_run_id: UUID | None = None, **kwargs: Any) -> None:
+        call = self.call_of(parent_run_id)
+        if call is not None and (handler := call.asking.pop(kwargs["run_id"], None)) is not None:
+            handler.on_llm_end(response, **kwargs)
+
+    def on_llm_error(self, error: BaseException, *, parent_run_id: UUID | None = None, **kwargs: Any) -> None:
+        call = self.call_of(parent_run_id)
+        if call is not None and (handler := call.asking.pop(kwargs["run_id"], None)) is not None:
+            handler.on_llm_error(error, **kwargs)
+
     def on_chain_end(self, outputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any) -> None:
         with contextlib.ExitStack() as closing:  # every one, though the first may raise its stop
             for root in self._leave(run_id, parent_run_id):
-                tracker = tracker_of(cast("Guard", root.run.guard))
+                tracker = tracker_of(guard_of(root))
                 tracker.close(root)
                 closing.callback(close_root, tracker, root, outputs)
 
@@ -107,7 +157,7 @@ class ShearpinLineage(GraphHandler):
             self._pause(run_id)
         with contextlib.ExitStack() as closing:
             for root in self._leave(run_id, parent_run_id):
-                tracker_of(cast("Guard", root.run.guard)).close(root)
+                tracker_of(guard_of(root)).close(root)
                 closing.callback(root.run.close, error)
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
@@ -139,6 +189,10 @@ class ShearpinLineage(GraphHandler):
             call = _Call(name, inputs, metadata or {}, tags or [])
             # LangChain may break a call off without a word; its run id lives as long as the call does.
             call.alive = weakref.ref(run_id, functools.partial(self._abandon, call))
+        if call.keeper is None and (keeper := keeper_here()) is not None:
+            call.keeper = keeper
+            if goes_on(call.inputs):
+                keeper.look()
         own = UUID(int=run_id.int)  # an equal one: ours must not keep theirs alive
         call.ids.add(own)
         self._calls[own] = call
@@ -170,6 +224,11 @@ _lineage = ShearpinLineage()
 _registered = threading.Event()
 
 
+def agent_in(metadata: Mapping[str, Any] | None) -> str:
+    """Which agent a node belongs to: the place of its graph among the graphs of one call."""
+    return str((metadata or {}).get("langgraph_checkpoint_ns") or "").rpartition("|")[0]
+
+
 def watch_lineage() -> None:
     """Begin to note who is whose parent: called when the first node is guarded."""
     if not _registered.is_set():
@@ -191,8 +250,11 @@ class Cover:
 
 
 @contextlib.contextmanager
-def covered(guard: Guard, config: Any = None) -> Generator[Cover | None]:
-    """Cover the code of this block, in the run of the outermost call. None outside of LangChain: nothing to cover."""
+def covered(guard: Guard, config: Any = None, *, agent: bool = False) -> Generator[Cover | None]:
+    """Cover the code of this block, in the run of the outermost call. None outside of LangChain: nothing to cover.
+
+    ``agent`` says that the guard is meant to cover all of the agent that this code belongs to.
+    """
     managers = _managers(config)
     ids = {manager.parent_run_id for manager in managers if manager.parent_run_id is not None}
     tracker = tracker_of(guard)
@@ -204,6 +266,8 @@ def covered(guard: Guard, config: Any = None) -> Generator[Cover | None]:
             yield Cover(seen, handler, new=False) if seen is not None else None
         return
     root = _lineage.root_in(call, guard)
+    if agent:
+        call.agents[agent_in((config or var_child_runnable_config.get() or {}).get("metadata"))] = root
     entry = Entry(root, Place(root.run, root.run.span), "inside")
     for run_id in ids:
         tracker.add(run_id, entry)

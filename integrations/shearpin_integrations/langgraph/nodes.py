@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import inspect
@@ -14,10 +15,11 @@ from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.graph import StateGraph
 
 from shearpin import Guard, Span
-from shearpin.adapter import Place, is_list, raise_if_meant
+from shearpin.adapter import Place, raise_if_meant
 from shearpin_integrations.langchain.graphs import checkpoint_of, is_sent
-from shearpin_integrations.langchain.mending import mended
-from shearpin_integrations.langchain.reading import messages_in
+from shearpin_integrations.langchain.keeping import PLACE
+from shearpin_integrations.langchain.mending import mend
+from shearpin_integrations.langchain.reading import conversations
 from shearpin_integrations.langchain.roots import count_on
 from shearpin_integrations.langchain.tracking import guard_for
 from shearpin_integrations.langgraph.lineage import Cover, covered, watch_lineage
@@ -39,7 +41,11 @@ def guarded_node(node: Node, *rules: Any) -> Node:
         raise TypeError("guarded_node needs a rule or a guard: guarded_node(node, Budget(tool_calls=3))")
     if not callable(node) and not isinstance(node, Runnable):
         raise TypeError(f"guarded_node takes a function or a runnable, not {node!r}")
-    guard = rules[0] if len(rules) == 1 and isinstance(rules[0], Guard) else Guard(*rules)
+    if len(rules) == 1 and isinstance(rules[0], Guard):
+        guard = rules[0]
+    else:
+        guard = Guard(*rules)
+        vars(guard)[PLACE] = _label(node)
     return _guarded(node, guard, None)  # type: ignore[no-any-return]
 
 
@@ -61,9 +67,11 @@ def hook_nodes(builder: Builder, guard: Guard) -> Builder:
 
 def _guarded(node: Any, guard: Guard, name: str | None) -> Any:
     watch_lineage()
+    if inspect.isgeneratorfunction(node) or inspect.isasyncgenfunction(node):
+        node = RunnableLambda(node)  # as LangGraph does with what yields its updates
+    label = name or _label(node)
     if isinstance(node, Runnable):
-        return _GuardedRunnable(node, guard, name or node.get_name())
-    label = name or str(getattr(node, "__name__", type(node).__name__))
+        return _GuardedRunnable(node, guard, label)
 
     if inspect.iscoroutinefunction(node) or inspect.iscoroutinefunction(type(node).__call__):
 
@@ -82,6 +90,10 @@ def _guarded(node: Any, guard: Guard, name: str | None) -> Any:
             return outcome(node(*args, **kwargs))
 
     return call
+
+
+def _label(node: Any) -> str:
+    return node.get_name() if isinstance(node, Runnable) else str(getattr(node, "__name__", type(node).__name__))
 
 
 class _GuardedRunnable(RunnableLambda[Any, Any]):
@@ -116,9 +128,8 @@ class _GuardedRunnable(RunnableLambda[Any, Any]):
 
 def _mended(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """The node's arguments with calls in its messages answered that an earlier stop left open."""
-    messages = messages_in(args[0]) if args else None
-    whole = mended(messages) if is_list(messages) else None
-    return args if whole is None else ({**args[0], "messages": whole}, *args[1:])
+    state: Any = copy.copy(args[0]) if args and conversations(args[0]) else None
+    return (state, *args[1:]) if mend(state) else args
 
 
 Outcome = Callable[[Any], Any]

@@ -80,7 +80,6 @@ class ShearpinWaiting(BaseCallbackHandler):
     async def _start(self, run_id: UUID, parent: Entry, asked: Mapping[str, Any]) -> None:
         root, name = parent.root, asked["request_model"]
         span = await root.run.astart("llm", name, parent=parent.place.span, **asked)
-        root.children += 1
         self._tracker.add(run_id, Entry(root, Place(root.run, span), "span", name))
 
 

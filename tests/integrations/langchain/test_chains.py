@@ -295,6 +295,19 @@ def test_a_fallback_is_a_call_of_the_same_run(provider: Provider, mode: str) -> 
     assert trace.usage.total_tokens == sum(server.usage[:2])
 
 
+@pytest.mark.parametrize("mode", [mode for mode in MODES if "stream" not in mode])
+def test_a_model_with_fallbacks_called_by_itself_is_seen(provider: Provider, mode: str) -> None:
+    """Its alternatives look like outermost calls of their own; these tests run with warnings as errors."""
+    server = provider.serve(lambda request: error(503) if request.model == "gpt-4o" else reply("Hello"))
+    model = provider.model(server).with_fallbacks([provider.model(server, "gpt-4o-mini")])
+    pin = Guard(prices=PRICES)
+
+    answer = call(mode, model, "Why?", watched(pin))
+
+    trace = finished(pin)
+    assert (answer.content, trace.gaps, trace.llm_calls) == ("Hello", [], 2)
+
+
 # --- inside a run of the guard's own ----------------------------------------------------------------------------------
 
 

@@ -11,8 +11,9 @@ import openai
 import pytest
 from langchain.agents import create_agent
 from langchain_core.documents import Document
-from langchain_core.language_models import GenericFakeChatModel
+from langchain_core.language_models import BaseChatModel, GenericFakeChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.tools import BaseTool, StructuredTool, tool
 from langgraph.checkpoint.memory import InMemorySaver
@@ -710,3 +711,43 @@ def test_two_runs_of_one_handler_are_two_traces(provider: Provider) -> None:
     assert {span.span_id for span in first.spans} & {span.span_id for span in second.spans} == set()
     for trace in pin.traces:
         assert_complete(trace)
+
+
+# --- usage that is told wrong -----------------------------------------------------------------------------------------
+
+
+class Telling(BaseChatModel):
+    """A model of the user's own that tells its usage as it likes."""
+
+    usage: Any = None
+
+    @property
+    def _llm_type(self) -> str:
+        return "telling"
+
+    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+        message = AIMessage("Hello").model_copy(update={"usage_metadata": self.usage})
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), float("inf"), "many"])
+def test_of_usage_that_is_told_by_half_the_other_half_is_estimated(missing: Any) -> None:
+    pin = Guard()
+
+    Telling(usage={"input_tokens": missing, "output_tokens": 5, "total_tokens": 5}).invoke("Hi " * 500, watched(pin))
+
+    assert finished(pin).usage.input_tokens > 100
+
+
+@pytest.mark.parametrize("details", [{"audio": "x"}, [1], {"cache_read": None}, "x"])
+@pytest.mark.parametrize("half", ["input_token_details", "output_token_details"])
+def test_a_broken_detail_spoils_no_usage(half: str, details: Any) -> None:
+    pin = Guard()
+
+    Telling(usage={"input_tokens": 100, "output_tokens": 5, "total_tokens": 105, half: details}).invoke(
+        "Hi", watched(pin)
+    )
+
+    trace = finished(pin)
+    assert (trace.usage.input_tokens, trace.usage.output_tokens) == (100, 5)
+    assert (trace.status, trace.spans_of("llm")[0].status) == ("ok", "ok")

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import importlib.util
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,9 +18,9 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Command, Interrupt, interrupt
 
-from shearpin import Budget, BudgetExceededError, Guard
+from shearpin import Budget, BudgetExceededError, Guard, LoopBreaker, LoopDetectedError
 from shearpin.testing import Script, endless, fake_clock, per_conversation, reply, tool_call, tool_calls
-from shearpin_integrations.langchain.tracking import tracker_of
+from shearpin_integrations.langchain.pausing import paused_of
 from tests.integrations.langchain.conftest import (
     PRICES,
     Provider,
@@ -362,9 +361,6 @@ def test_a_node_that_was_paused_is_one_step_once_it_ran(mode: str) -> None:
     assert [span.status for span in trace.spans_of("node")] == ["paused", "ok"]
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("langgraph.callbacks") is None, reason="older versions tell nobody of such a pause"
-)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_graph_paused_before_a_node_goes_on_without_an_input(provider: Provider, mode: str) -> None:
     model = provider.model(per_conversation([reply("one"), reply("two")]))
@@ -507,7 +503,7 @@ DECISIONS: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("decision", DECISIONS)
-def test_an_approved_tool_is_counted_once_and_a_rejected_one_is_on_record(
+def test_an_approved_tool_is_counted_once_and_a_rejected_one_not_at_all(
     provider: Provider, decision: str, mode: str
 ) -> None:
     said, expected = DECISIONS[decision]
@@ -521,9 +517,23 @@ def test_an_approved_tool_is_counted_once_and_a_rejected_one_is_on_record(
 
     trace = finished(pin)
     assert (trace.status, ran, counts(trace)[:2]) == ("ok", expected, (2, 2))
-    (tool,) = trace.spans_of("tool")
-    assert tool.status == ("error" if decision == "reject" else "ok")
-    assert tool.arguments == {"q": expected[0] if expected else "x"}
+    tools = trace.spans_of("tool")
+    assert [(tool.status, tool.arguments) for tool in tools] == [("ok", {"q": q}) for q in expected]
+    assert trace.tool_calls == len(expected)
+
+
+def test_calls_that_a_person_rejects_use_no_budget_but_are_a_loop(provider: Provider) -> None:
+    ran: list[Any] = []
+    agent = approved_agent(provider, endless("delete", {"q": "x"}), ran)
+    pin = Guard(Budget(tool_calls=1), LoopBreaker())
+    config, rejected = watched(pin, thread="t1"), Command(resume={"decisions": [{"type": "reject", "message": "no"}]})
+
+    call("invoke", agent, ASK, config)
+    with pytest.raises(LoopDetectedError, match="came 3 times"):
+        for _ in range(9):
+            call("invoke", agent, rejected, config)
+
+    assert (ran, pin.traces[-1].tool_calls, provider.server.served) == ([], 0, 4)
 
 
 def test_approving_again_and_again_never_refills_a_budget(provider: Provider) -> None:
@@ -638,11 +648,11 @@ def test_nothing_of_a_thread_is_kept_once_its_run_has_ended(provider: Provider) 
     agent, pin = agent_of(provider, deleting(), [asking_tool([])]), Guard()
     config = watched(pin, thread="t1")
     agent.invoke(ASK, config)
-    assert tracker_of(pin).resume("no such thread") is None
+    assert paused_of(pin).threads == ["t1"]
 
     agent.invoke(Command(resume="yes"), config)
 
-    assert tracker_of(pin).resume("t1") is None
+    assert paused_of(pin).threads == []
     assert [m for m in agent.get_state(config).values["messages"] if isinstance(m, (AIMessage, ToolMessage))]
     assert agent.get_state(config).interrupts == ()
 

@@ -159,10 +159,9 @@ def echo(question: str) -> str:
 
 
 @pytest.mark.parametrize("mode", FOUR_MODES)
-def test_a_pause_of_a_subgraph_that_nobody_raised_is_one_where_langgraph_tells_of_it(
+def test_a_pause_of_a_subgraph_that_nobody_raised_is_one_too(
     serve: Serve, model: MakeModel, guarded: MakeGuard, mode: str
 ) -> None:
-    pytest.importorskip("langgraph.callbacks", reason="this LangGraph tells no handler of it")
     server, pin = serve(endless("ask", {"question": "go on?"})), guarded(Budget(llm_calls=2))
     agent = hook_nodes(circle(model(server), [echo]), pin).compile(interrupt_before=["tools"])
     builder = StateGraph(Wide)
