@@ -22,6 +22,7 @@ from langchain_core.outputs import LLMResult
 from shearpin.adapter import announce, is_dict, raise_if_meant
 from shearpin_integrations.langchain.answering import tool_status
 from shearpin_integrations.langchain.carrying import carry_in
+from shearpin_integrations.langchain.graphs import control_flow
 from shearpin_integrations.langchain.reading import (
     called,
     model_call,
@@ -123,6 +124,8 @@ class ShearpinCallbackHandler(Recording, GraphHandler):
             self.abort(run_id, entry.root, error)
         elif entry.role == "span":
             self.fail(entry, error)
+            if control_flow(error) == "interrupt":
+                self._tracker.paused(run_id, error)
 
     @_harmless
     def on_interrupt(self, event: Any) -> None:

@@ -98,13 +98,20 @@ class Tomb:
         return self._stop() or self._facts
 
 
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """What paused a node, for its orphans: tools beside the one that asks may start after the node has ended."""
+
+    stop: BaseException
+
+
 class Tracker:
     """The live LangChain runs of one guard."""
 
     def __init__(self, guard: Guard) -> None:
         self.guard = weakref.ref(guard)
         self.entries: dict[UUID, Entry] = {}
-        self._tombs: OrderedDict[UUID, Tomb] = OrderedDict()
+        self._tombs: OrderedDict[UUID, Tomb | Pause] = OrderedDict()
         self._warned: set[str] = set()
         self._lock = threading.RLock()  # an abandoned call may be found out by the garbage collector, anywhere
 
@@ -129,7 +136,7 @@ class Tracker:
         self.entries[run_id] = entry
 
     def parent(self, run_id: UUID | None) -> Entry | None:
-        """The entry of a parent; raises the stop if it belonged to a stopped run that has ended."""
+        """The entry of a parent; raises what ended it if it belonged to a stopped run or an interrupted node."""
         if run_id is None:
             return None
         entry = self.entries.get(run_id)
@@ -166,9 +173,16 @@ class Tracker:
         if stop is None:
             return
         root.tomb = root.tomb or Tomb(stop)
+        self._remember(run_ids, root.tomb)
+
+    def paused(self, run_id: UUID, interrupt: BaseException) -> None:
+        """The node `run_id` was interrupted: what still starts in it is, too."""
+        self._remember([run_id], Pause(interrupt))
+
+    def _remember(self, run_ids: list[UUID], tomb: Tomb | Pause) -> None:
         with self._lock:
             for run_id in run_ids:
-                self._tombs[run_id] = root.tomb
+                self._tombs[run_id] = tomb
             while len(self._tombs) > TOMBSTONES:
                 self._tombs.popitem(last=False)
 

@@ -246,3 +246,27 @@ def test_an_interrupt_gets_out_also_where_our_own_bugs_do_not(desk, monkeypatch)
 
     assert len(paused["__interrupt__"]) == 1
     assert sorted(map(str, agent.ran)) == ["5", "orders"]
+
+
+def test_a_call_that_starts_after_its_node_was_interrupted_is_interrupted_too(desk):
+    """On an event loop the calls beside the one that asks may be that late."""
+    agent = desk(ToolPolicy(ask=["refund(amount=5)"]), "tool node")
+    looked_up = asyncio.Event()
+
+    class Late(ToolNode):
+        async def _arun_one(self, call, *args, **kwargs):
+            if call["name"] == "look":
+                await looked_up.wait()
+            return await super()._arun_one(call, *args, **kwargs)
+
+    async def play() -> Any:
+        nodes = agent.graph.nodes["tools"].bound
+        nodes.__class__ = Late
+        await agent.graph.ainvoke(ASK, agent.config)
+        looked_up.set()
+        await asyncio.sleep(0.05)
+
+    asyncio.run(play())
+
+    assert [trace.status for trace in agent.pin.traces] == ["paused"]
+    assert agent.ran == []
