@@ -94,6 +94,7 @@ def test_the_readme_has_python_in_it():
     assert FOUND
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("section", FOUND, ids=[section.heading for section in FOUND])
 def test_the_readme_runs(section, provider, tmp_path):
     ran = subprocess.run(

@@ -33,11 +33,13 @@ def test_a_script_runs_as_it_would_by_itself(script):
     assert (done.returncode, done.stdout) == (3, "__main__ ['--flag', '-v', 'value']\n")
 
 
+@pytest.mark.slow
 def test_so_does_a_module_and_a_command(script):
     assert run("--budget-usd", "1", "-m", "json.tool", "--help").returncode == 0
     assert run("--budget-usd", "1", "--", sys.executable, str(script)).returncode == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -67,6 +69,7 @@ def test_it_says_when_nothing_could_be_guarded():
     assert (done.returncode, "nothing was guarded" in done.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_sitecustomize_of_the_environment_runs_too(script, tmp_path):
     (tmp_path / "sitecustomize.py").write_text("print('theirs')", encoding="utf-8")
 
@@ -75,6 +78,7 @@ def test_a_sitecustomize_of_the_environment_runs_too(script, tmp_path):
     assert done.stdout == "theirs\ntheirs\n__main__ []\n"  # in the command, and in the script
 
 
+@pytest.mark.slow
 def test_processes_further_down_are_guarded_too(tmp_path):
     path = tmp_path / "outer.py"
     inner = "import os, json; print(json.loads(os.environ['SHEARPIN_RUN'])['budget'])"
@@ -83,6 +87,7 @@ def test_processes_further_down_are_guarded_too(tmp_path):
     assert run("--budget-tokens", "5", "--budget-llm-calls", "2", str(path)).stdout == "{'tokens': 5, 'llm_calls': 2}\n"
 
 
+@pytest.mark.slow
 def test_a_signal_is_passed_on(tmp_path):
     path = tmp_path / "waits.py"
     path.write_text("import time; print('ready', flush=True); time.sleep(60)", encoding="utf-8")

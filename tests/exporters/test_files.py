@@ -531,6 +531,7 @@ WORKER = """
 """
 
 
+@pytest.mark.slow
 def test_six_processes_share_a_file_and_no_line_is_torn(path):
     with ExitStack() as processes:
         workers = [processes.enter_context(start_python(WORKER, path, worker)) for worker in "abcdef"]

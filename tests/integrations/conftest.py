@@ -2,7 +2,7 @@
 
 import pytest
 
-EVERYDAY = ("invoke", "ainvoke", "sync", "run", "kickoff")
+EVERYDAY = ("invoke", "sync", "run", "kickoff")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

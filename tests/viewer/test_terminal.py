@@ -733,6 +733,7 @@ def test_a_decision_may_touch_its_own_parent_or_nothing_known():
     assert len(lines_with("⚠ warn", run.end())) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", [True, False])
 def test_ten_thousand_spans_a_thousand_deep_are_shown(full):
     spans = [

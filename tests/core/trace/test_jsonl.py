@@ -155,12 +155,14 @@ many = settings(max_examples=60, deadline=None, suppress_health_check=list(Healt
 # --- what is written is read
 
 
+@pytest.mark.slow
 @many
 @given(traces())
 def test_a_trace_comes_out_as_it_went_in(trace):
     assert told(load(whole(trace))) == told(trace)
 
 
+@pytest.mark.slow
 @many
 @given(traces())
 def test_every_line_is_json_of_its_own_and_text_where_text_can_be(trace):
@@ -169,6 +171,7 @@ def test_every_line_is_json_of_its_own_and_text_where_text_can_be(trace):
         assert json.loads(line.decode("utf-8", "surrogatepass"))["of"] == trace.trace_id
 
 
+@pytest.mark.slow
 @many
 @given(traces(), st.data())
 def test_an_unfinished_trace_has_every_span_as_far_as_it_had_come(trace, data):
@@ -195,6 +198,7 @@ def test_an_unfinished_trace_has_every_span_as_far_as_it_had_come(trace, data):
             )
 
 
+@pytest.mark.slow
 @many
 @given(traces(), st.data())
 def test_a_file_cut_anywhere_loads_or_says_why_not(trace, data):
@@ -208,6 +212,7 @@ def test_a_file_cut_anywhere_loads_or_says_why_not(trace, data):
         assert loaded.trace_id == trace.trace_id
 
 
+@pytest.mark.slow
 @many
 @given(traces(), st.data())
 def test_a_damaged_file_loads_or_says_why_not(trace, data):

@@ -15,6 +15,8 @@ from shearpin.testing import ScriptedServer, error, reply
 from shearpin.trace.jsonl import list_traces
 from shearpin_integrations import langgraph_demo
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, "-W", "error", "-m", "shearpin.cli", "demo"]
 QUIET = {"FORCE_COLOR", "NO_COLOR", "COLUMNS", "OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE"}
 

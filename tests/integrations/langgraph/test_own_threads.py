@@ -45,6 +45,7 @@ print(sum(len(trace.gaps) for trace in pin.traces))
 """
 
 
+@pytest.mark.slow
 def test_install_reaches_such_a_thread_and_says_that_it_counts_apart(serve: Serve) -> None:
     server = serve([reply("hi")], repeat_last=True)
     environment = os.environ | {"PROVIDER": server.base_url}

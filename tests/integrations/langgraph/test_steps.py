@@ -703,6 +703,7 @@ def long_run(turns: int) -> Trace:
     return finished(pin)
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_turns_of_a_run_and_not_with_their_square() -> None:
     def stored(trace: Trace) -> int:
         return len(trace.pool.bodies) + len(trace.pool.links)
