@@ -133,8 +133,8 @@ def _try_again(by: Attachment, event: Any) -> None:
         outer = frame.outer.place.span if frame.outer is not None else None
         try:
             again = frame.run.start("tool", span.name, parent=outer, input=span.input)
-        except ToldError as told:  # whoever tries again cannot be given a text in place of the try
-            raise told.denial from None
+        except ToldError as told:  # nothing can be given in place of another try
+            raise frame.run.tree.stop_now("ToolPolicy", told.denial) from None
         frame.place = Place(frame.run, again)
 
 

@@ -86,8 +86,9 @@ def serve() -> Iterator[Serve]:
 
 
 def llm(server: ScriptedServer, **options: Any) -> Any:
-    """CrewAI's own model class over OpenAI's own client."""
-    given = {"model": "openai/gpt-4o-mini", "max_retries": 0, "timeout": 10, **options}
+    """CrewAI's own model class over OpenAI's own client. No connection outlives its request, nor its event loop."""
+    once = {"Connection": "close"}
+    given = {"model": "openai/gpt-4o-mini", "max_retries": 0, "timeout": 10, "default_headers": once, **options}
     return LLM(base_url=server.base_url, api_key="any", **given)
 
 

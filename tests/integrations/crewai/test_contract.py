@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
-from crewai import LLM, Agent, Crew, Task
+from crewai import Agent, Crew, Task
 from crewai.hooks import HookAborted
 from crewai.tools import BaseTool
 
@@ -13,6 +13,7 @@ from shearpin.testing import ScriptedServer
 from shearpin_integrations.crewai import attach, attached
 from tests.integrations.contract import Agent as Asked
 from tests.integrations.contract import Contract, Tool
+from tests.integrations.crewai.conftest import llm as a_model
 
 Ask = Callable[..., Any]
 
@@ -30,7 +31,7 @@ class Body(BaseTool):
 
 def make_crew(server: ScriptedServer, tools: Sequence[Tool], model: str) -> Crew:
     """One agent and one task. Nothing is cached: a tool that is called again is to run again."""
-    llm = LLM(model=model, provider="openai", base_url=server.base_url, api_key="any", max_retries=0)
+    llm = a_model(server, model=model, provider="openai")
     bodies: list[BaseTool] = [Body(name=tool.name, body=tool) for tool in tools]
     agent = Agent(role="reader", goal="Answer.", backstory="Reads.", llm=llm, tools=bodies, cache=False)
     task = Task(description="{question}", expected_output="A sentence.", agent=agent)
