@@ -68,6 +68,11 @@ def _away_from_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", _HOME)
 
 
+def first(values: Sequence[Any]) -> list[Any]:
+    """Parameters of which the first is for every day: CrewAI takes its time."""
+    return [values[0], *(pytest.param(value, marks=pytest.mark.slow) for value in values[1:])]
+
+
 # --- the provider and its client
 
 

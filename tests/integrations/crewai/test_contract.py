@@ -1,10 +1,11 @@
 """What every framework promises, for CrewAI: a crew that has a guard, and a block that has one."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
+import pytest
 from crewai import Agent, Crew, Task
 from crewai.hooks import HookAborted
 from crewai.tools import BaseTool
@@ -15,7 +16,7 @@ from tests.integrations.contract import Agent as Asked
 from tests.integrations.contract import Contract, Tool
 from tests.integrations.crewai.conftest import llm as a_model
 
-Ask = Callable[..., Any]
+pytestmark = pytest.mark.slow
 
 
 class Body(BaseTool):

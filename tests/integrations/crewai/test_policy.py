@@ -21,6 +21,7 @@ from tests.integrations.crewai.conftest import (
     a_crew,
     a_task,
     an_agent,
+    first,
     llm,
     react_answer,
     react_call,
@@ -43,8 +44,8 @@ def verdicts(trace: Trace) -> list[tuple[str, Any]]:
     return [(decision.verdict, decision.facts.get("tool")) for decision in trace.decisions]
 
 
-@pytest.mark.parametrize("mode", ["kickoff", "akickoff"])
-@pytest.mark.parametrize("thinks_aloud", [False, True])
+@pytest.mark.parametrize("mode", first(["kickoff", "akickoff"]))
+@pytest.mark.parametrize("thinks_aloud", first([False, True]))
 def test_a_told_denial_is_the_tools_result_and_the_crew_goes_on(
     serve: Serve, guarded: MakeGuard, mode: str, thinks_aloud: bool
 ):
@@ -59,6 +60,7 @@ def test_a_told_denial_is_the_tools_result_and_the_crew_goes_on(
     assert verdicts(trace) == [("deny", "search")]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:LiteAgent is deprecated")
 def test_a_lite_agent_is_told(serve: Serve, guarded: MakeGuard):
     server, pin, search = serve(aloud), guarded(TELLING), Search()
@@ -67,18 +69,21 @@ def test_a_lite_agent_is_told(serve: Serve, guarded: MakeGuard):
     assert (search.ran, DENIED in str(server.requests[-1].messages)) == ([], True)
 
 
+@pytest.mark.slow
 def test_a_tool_whose_result_is_the_answer_answers_with_its_denial(serve: Serve, guarded: MakeGuard):
     server, pin, search = serve(NATIVE), guarded(TELLING), Search(result_as_answer=True)
     assert attach(a_crew(llm(server), search), pin).kickoff().raw == DENIED
     assert (search.ran, len(server.requests), pin.traces[-1].status) == ([], 1, "ok")
 
 
+@pytest.mark.slow
 def test_a_tool_whose_result_is_the_answer_does_not_answer_one_that_thinks_aloud(serve: Serve, guarded: MakeGuard):
     server, pin, search = serve(aloud), guarded(TELLING), Search(result_as_answer=True)
     assert attach(a_crew(thinking(server), search), pin).kickoff().raw == "I was not allowed to."
     assert (search.ran, len(server.requests)) == ([], 2)
 
 
+@pytest.mark.slow
 def test_of_parallel_calls_only_the_denied_one_is_answered_so(serve: Serve, guarded: MakeGuard):
     calls = [("search", {"q": "pins"}), ("search", {"q": "secrets"}), ("search", {"q": "shears"})]
     server = serve([tool_calls(calls), reply("done")])
@@ -90,6 +95,7 @@ def test_of_parallel_calls_only_the_denied_one_is_answered_so(serve: Serve, guar
     assert pin.traces[-1].tool_calls == 2
 
 
+@pytest.mark.slow
 def test_a_model_that_repeats_what_it_was_denied_is_in_a_loop(serve: Serve, guarded: MakeGuard):
     server, pin = serve(endless("search", {"q": "pins"})), guarded(TELLING, LoopBreaker(threshold=3))
     with pytest.raises(LoopDetectedError):
@@ -97,6 +103,7 @@ def test_a_model_that_repeats_what_it_was_denied_is_in_a_loop(serve: Serve, guar
     assert (pin.traces[-1].status, len(server.requests)) == ("stopped", 4)
 
 
+@pytest.mark.slow
 def test_what_one_guard_lets_in_and_another_denies_is_not_made(serve: Serve, guarded: MakeGuard):
     server, lenient, strict, search = serve(per_conversation(NATIVE)), guarded(), guarded(TELLING), Search()
     with attached(strict), attached(lenient):
@@ -116,6 +123,7 @@ def a_hierarchy(server: Any, *, thinks_aloud: bool, search: Search) -> Crew:
     return Crew(agents=[digger], tasks=[a_task(None)], manager_agent=boss, process=Process.hierarchical)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("thinks_aloud", [False, True])
 @pytest.mark.parametrize("denied", ["delegate_work_to_coworker", "search"])
 def test_a_manager_and_its_coworker_are_told(serve: Serve, guarded: MakeGuard, thinks_aloud: bool, denied: str):
@@ -139,6 +147,7 @@ def test_a_manager_and_its_coworker_are_told(serve: Serve, guarded: MakeGuard, t
     assert f"The call of {denied} was denied" in str([request.messages for request in server.requests])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("denied", ["delegate_work_to_coworker", "search"])
 def test_a_denial_stops_a_manager_too(serve: Serve, guarded: MakeGuard, denied: str):
     work = {"task": "dig", "context": "pins", "coworker": "digger"}
@@ -157,9 +166,9 @@ def test_a_denial_stops_a_manager_too(serve: Serve, guarded: MakeGuard, denied: 
 # --- asking a person
 
 
-@pytest.mark.parametrize("mode", ["kickoff", "akickoff"])
-@pytest.mark.parametrize("thinks_aloud", [False, True])
-@pytest.mark.parametrize("yes", [False, True])
+@pytest.mark.parametrize("mode", first(["kickoff", "akickoff"]))
+@pytest.mark.parametrize("thinks_aloud", first([False, True]))
+@pytest.mark.parametrize("yes", first([False, True]))
 def test_a_person_is_asked_before_the_tool_runs(
     serve: Serve, guarded: MakeGuard, mode: str, thinks_aloud: bool, yes: bool
 ):
@@ -182,6 +191,7 @@ def test_a_person_is_asked_before_the_tool_runs(
     assert (search.ran, len(server.requests)) == ((["pins"], 2) if yes else ([], 1))
 
 
+@pytest.mark.slow
 def test_a_rejected_call_may_be_told(serve: Serve, guarded: MakeGuard):
     server, search = serve(per_conversation(NATIVE)), Search()
     pin = guarded(ToolPolicy(ask=["search"], approver=lambda _: (False, "too dear"), on_deny="tell"))
@@ -190,6 +200,7 @@ def test_a_rejected_call_may_be_told(serve: Serve, guarded: MakeGuard):
     assert "The call of search was denied and did not run: too dear." in str(server.requests[-1].messages)
 
 
+@pytest.mark.slow
 def test_nobody_there_to_ask_is_a_no(serve: Serve, guarded: MakeGuard):
     server, search = serve(per_conversation(NATIVE)), Search()
     with pytest.raises(ApprovalRejectedError, match="nobody to ask"):
@@ -197,6 +208,7 @@ def test_nobody_there_to_ask_is_a_no(serve: Serve, guarded: MakeGuard):
     assert search.ran == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["kickoff", "akickoff"])
 def test_parallel_calls_may_ask_at_once(serve: Serve, guarded: MakeGuard, mode: str):
     both = threading.Barrier(2, timeout=10)
@@ -211,6 +223,7 @@ def test_parallel_calls_may_ask_at_once(serve: Serve, guarded: MakeGuard, mode: 
     assert sorted(search.ran) == ["pins", "shears"]
 
 
+@pytest.mark.slow
 def test_a_person_who_thinks_does_not_hold_up_the_event_loop(serve: Serve, guarded: MakeGuard):
     ticks: list[float] = []
 
@@ -233,6 +246,7 @@ def test_a_person_who_thinks_does_not_hold_up_the_event_loop(serve: Serve, guard
     assert max(gaps[-10:]) < 0.25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_deny", ["stop", "tell"])
 def test_every_try_of_a_tool_that_thinks_aloud_is_asked_for(serve: Serve, guarded: MakeGuard, on_deny: Any):
     def fail(_: str) -> str:
@@ -250,6 +264,7 @@ def test_every_try_of_a_tool_that_thinks_aloud_is_asked_for(serve: Serve, guarde
 # --- functions that a model calls by itself
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("around", [False, True])
 def test_a_function_that_a_model_calls_by_itself_can_be_denied(serve: Serve, guarded: MakeGuard, around: bool):
     server, pin, ran = serve([tool_call("search", {"q": "pins"})]), guarded(TELLING), list[str]()
@@ -261,6 +276,7 @@ def test_a_function_that_a_model_calls_by_itself_can_be_denied(serve: Serve, gua
     assert [span.kind for trace in pin.traces for span in trace.spans_of("tool")] == []
 
 
+@pytest.mark.slow
 def test_a_tool_that_asks_a_model_with_functions_of_its_own_is_no_error(serve: Serve, guarded: MakeGuard):
     def body(_: str) -> str:
         inner.call("Dig.", tools=[tool], available_functions={"dig": lambda: "dirt"})
