@@ -3,17 +3,9 @@
 import os
 import tempfile
 
-# Before CrewAI is imported: it would send telemetry, ask about tracing, and write into the home folder.
+# Before CrewAI is imported: it would write into the home folder.
 _HOME = tempfile.mkdtemp(prefix="shearpin-crewai-")
-os.environ |= {
-    "CREWAI_DISABLE_TELEMETRY": "true",
-    "CREWAI_DISABLE_TRACKING": "true",
-    "CREWAI_DISABLE_VERSION_CHECK": "true",
-    "CREWAI_STORAGE_DIR": _HOME,
-    "CREWAI_TESTING": "true",
-    "CREWAI_TRACING_ENABLED": "false",
-    "XDG_DATA_HOME": _HOME,
-}
+os.environ |= {"CREWAI_STORAGE_DIR": _HOME, "XDG_DATA_HOME": _HOME}
 
 import asyncio  # noqa: E402
 import json  # noqa: E402
