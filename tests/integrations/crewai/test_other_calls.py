@@ -1,5 +1,6 @@
 """Model calls that no agent's loop makes: plans, converters, guardrails, memory, and models of the user's own."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from crewai.memory.unified_memory import Memory
 from crewai.tasks.llm_guardrail import LLMGuardrail
 from pydantic import BaseModel
 
-from shearpin import Budget, BudgetExceededError
+from shearpin import Budget, BudgetExceededError, ToolDeniedError, ToolPolicy
 from shearpin.testing import Tokens, endless, per_conversation, reply, tool_call
 from shearpin_integrations.crewai import attach, attached
 from tests.integrations.crewai.conftest import MakeGuard, Search, Serve, a_crew, a_task, an_agent, first, llm
@@ -124,6 +125,19 @@ def test_an_agent_that_plans_is_counted_and_stopped(serve: Serve, guarded: MakeG
         with pytest.raises(BudgetExceededError), attached(guarded(Budget(llm_calls=limit))):
             crew.copy().kickoff()
         assert len(server.requests) == limit
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("on_deny", ["stop", "tell"])
+def test_the_tools_of_a_plan_are_under_a_policy(serve: Serve, guarded: MakeGuard, on_deny: Any):
+    server, search = serve(planner), Search()
+    pin = guarded(ToolPolicy(deny=["search"], on_deny=on_deny))
+    crew = attach(a_crew(llm(server), search, planning_config=PlanningConfig(reasoning_effort="low")), pin)
+    with pytest.raises(ToolDeniedError) if on_deny == "stop" else nullcontext():
+        crew.kickoff()
+    assert search.ran == []
+    told = "The call of search was denied and did not run" in str([request.messages for request in server.requests])
+    assert (told, pin.traces[-1].tool_calls) == (on_deny == "tell", 0)
 
 
 @pytest.mark.slow

@@ -1,9 +1,7 @@
 """A policy inside CrewAI: denied before the tool, told to the model, asked of a person."""
 
 import asyncio
-import itertools
 import threading
-import time
 from contextlib import nullcontext
 from typing import Any
 
@@ -27,6 +25,7 @@ from tests.integrations.crewai.conftest import (
     react_call,
     run_mode,
     thinking,
+    wait_until,
 )
 
 DENIED = "The call of search was denied and did not run: denied by the policy. Do not repeat it."
@@ -224,26 +223,28 @@ def test_parallel_calls_may_ask_at_once(serve: Serve, guarded: MakeGuard, mode: 
 
 
 @pytest.mark.slow
-def test_a_person_who_thinks_does_not_hold_up_the_event_loop(serve: Serve, guarded: MakeGuard):
-    ticks: list[float] = []
+@pytest.mark.parametrize("thinks_aloud", [False, True])
+def test_a_person_who_thinks_does_not_hold_up_the_event_loop(serve: Serve, guarded: MakeGuard, thinks_aloud: bool):
+    ticks = 0
 
     def person(_: Any) -> bool:
-        time.sleep(0.3)
-        thought.extend(ticks)
+        before = ticks
+        wait_until(lambda: ticks > before + 3)
         return True
 
     async def main() -> None:
-        going = asyncio.create_task(attach(a_crew(llm(server), Search()), pin).akickoff())
+        nonlocal ticks
+        model = thinking(server) if thinks_aloud else llm(server)
+        going = asyncio.create_task(attach(a_crew(model, search), pin).akickoff())
         while not going.done():
-            ticks.append(time.monotonic())
+            ticks += 1
             await asyncio.sleep(0.01)
+        await going
 
-    thought: list[float] = []
-    server = serve(per_conversation(NATIVE))
+    server, search = serve(aloud if thinks_aloud else per_conversation(NATIVE)), Search()
     pin = guarded(ToolPolicy(ask=["search"], approver=person))
     asyncio.run(main())
-    gaps = [later - sooner for sooner, later in itertools.pairwise(thought)]
-    assert max(gaps[-10:]) < 0.25
+    assert search.ran == ["pins"]
 
 
 @pytest.mark.slow
