@@ -15,14 +15,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal
 
 from crewai.events.stream_context import add_stream_sink, reset_stream_sinks
 from crewai.hooks import HookAborted, InterceptionPoint
 from crewai.hooks.dispatch import get_scoped_hooks, scoped_hooks
 
 from shearpin import RunStoppedError
-from shearpin.adapter import raise_if_meant, register_pass_through
+from shearpin.adapter import ToldError, raise_if_meant, register_pass_through
 from shearpin_integrations.crewai import custom_models, models, parts, tools
 from shearpin_integrations.crewai.scope import Attachment, watching
 
@@ -47,7 +47,7 @@ _hearing: ContextVar[bool] = ContextVar("shearpin_crewai_hearing", default=False
 
 _Handler = Callable[[Attachment, Any, Any], None]
 
-_STARTS: Mapping[str, _Handler] = {**parts.STARTS, "tool_usage_started": tools.told}
+_STARTS: Mapping[str, _Handler] = {**parts.STARTS, "tool_usage_started": tools.used}
 
 _ENDS: Mapping[str, _Handler] = {
     **parts.ENDS,
@@ -125,19 +125,25 @@ def _before_model(ctx: Any) -> None:
     custom_models.watch(ctx.llm)
 
 
-def _before_tool(ctx: Any) -> None:
+def _before_tool(ctx: Any) -> Literal[False] | None:
+    """False is CrewAI's word for a call that is not made."""
     admitted: list[Attachment] = []
     for by in watching():
         try:
             _gate(tools.before, tools.before_unread, by, None, ctx)
-        except RunStoppedError:
+        except (RunStoppedError, ToldError) as refusal:
             for other in admitted:
                 tools.withdraw(other, ctx)
-            raise
+            if not isinstance(refusal, ToldError):
+                raise
+            tools.deny(ctx, refusal)
+            return False
         admitted.append(by)
+    return None
 
 
-def _after_tool(ctx: Any) -> None:
+def _after_tool(ctx: Any) -> str | None:
+    """Whatever text is returned takes the place of the tool's result."""
     stop: RunStoppedError | None = None
     for by in watching():
         try:
@@ -148,9 +154,10 @@ def _after_tool(ctx: Any) -> None:
             raise_if_meant(error, "hook after a tool")
     if stop is not None:
         raise stop
+    return tools.denial(ctx)
 
 
-_HOOKS: Mapping[InterceptionPoint, tuple[Callable[[Any], None], ...]] = {
+_HOOKS: Mapping[InterceptionPoint, tuple[Callable[[Any], object], ...]] = {
     InterceptionPoint.PRE_MODEL_CALL: (_before_model,),
     InterceptionPoint.PRE_TOOL_CALL: (_before_tool,),
     InterceptionPoint.POST_TOOL_CALL: (_after_tool,),

@@ -2,17 +2,18 @@
 
 A stop that is raised before a tool only denies that tool: CrewAI makes it the tool's result, asks the model on, and
 takes it for the answer where a tool's result is the answer. So the hook after the tool, which runs for denied ones too,
-raises it again, and that gets out.
+raises it again, and that gets out. A denial that the model is told of goes the same way: the hook after gives its text.
 """
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any
 
 from crewai import BaseLLM
 from crewai.tools.tool_failure import detect_tool_failure
 
-from shearpin.adapter import Place
+from shearpin.adapter import Place, ToldError
 from shearpin_integrations.crewai import scope
 from shearpin_integrations.crewai.parts import why
 from shearpin_integrations.crewai.scope import Attachment, Frame
@@ -39,10 +40,28 @@ def start(by: Attachment, key: tuple[str, object], name: str, arguments: Any) ->
     call_id = _claim(scope.frame_of(by.guard), name, arguments)
     try:
         span = place.run.start("tool", name, parent=place.span, input=arguments, call_id=call_id)
-    except BaseException as stop:
-        _close_alone(by, key, stop)
+    except BaseException as refusal:
+        _close_alone(by, key, None if isinstance(refusal, ToldError) else refusal)
         raise
     scope.push(by.guard, Place(place.run, span), key)
+
+
+_told: ContextVar[tuple[Any, str] | None] = ContextVar("shearpin_crewai_told", default=None)
+"""The input of the call that was denied last here, and what the model is told of that."""
+
+
+def deny(ctx: Any, told: ToldError) -> None:
+    """A call will not run; the hook after it, which is the next to run here, gives the model `told`."""
+    _told.set((ctx.tool_input, told.text))
+
+
+def denial(ctx: Any) -> str | None:
+    """What the model is told in place of a tool's result, if its call was denied."""
+    told = _told.get()
+    if told is None or told[0] is not ctx.tool_input:
+        return None
+    _told.set(None)
+    return told[1]
 
 
 def after(by: Attachment, ctx: Any) -> None:
@@ -79,7 +98,7 @@ def end(by: Attachment, key: tuple[str, object], result: Any) -> None:
         frame.run.end(span, output=result, status="error" if failed else "ok")
 
 
-def told(by: Attachment, source: Any, event: Any) -> None:
+def used(by: Attachment, source: Any, event: Any) -> None:
     """A tool is used, which the hooks have mostly told before: not what a model calls by itself, nor another try."""
     if not isinstance(source, BaseLLM):
         _try_again(by, event)
@@ -112,18 +131,24 @@ def _try_again(by: Attachment, event: Any) -> None:
         frame.run.fail(span, error)
         frame.error = None
         outer = frame.outer.place.span if frame.outer is not None else None
-        again = frame.run.start("tool", span.name, parent=outer, input=span.input)
+        try:
+            again = frame.run.start("tool", span.name, parent=outer, input=span.input)
+        except ToldError as told:  # nothing can be given in place of another try
+            raise frame.run.tree.stop_now("ToolPolicy", told.denial) from None
         frame.place = Place(frame.run, again)
 
 
 def failed(by: Attachment, source: Any, event: Any) -> None:
     """A tool raised; CrewAI makes a text of that, which the hook after it is told."""
     frame = scope.frame_of(by.guard)
-    if frame is not None and frame.key[0] == "tool":
+    if frame is None or frame.key[0] != "tool":
+        return
+    if not isinstance(source, BaseLLM):
         frame.error = why(event)
-        if isinstance(source, BaseLLM):
-            end(by, _function(source, event), None)
-            _close_alone(by, _function(source, event), frame.error)
+    elif frame.key == _function(source, event):  # a denied one has no frame
+        frame.error = why(event)
+        end(by, frame.key, None)
+        _close_alone(by, frame.key, frame.error)
 
 
 def _close_alone(by: Attachment, key: tuple[str, object], error: BaseException | None = None) -> None:

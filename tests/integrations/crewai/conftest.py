@@ -3,17 +3,9 @@
 import os
 import tempfile
 
-# Before CrewAI is imported: it would send telemetry, ask about tracing, and write into the home folder.
+# Before CrewAI is imported: it would write into the home folder.
 _HOME = tempfile.mkdtemp(prefix="shearpin-crewai-")
-os.environ |= {
-    "CREWAI_DISABLE_TELEMETRY": "true",
-    "CREWAI_DISABLE_TRACKING": "true",
-    "CREWAI_DISABLE_VERSION_CHECK": "true",
-    "CREWAI_STORAGE_DIR": _HOME,
-    "CREWAI_TESTING": "true",
-    "CREWAI_TRACING_ENABLED": "false",
-    "XDG_DATA_HOME": _HOME,
-}
+os.environ |= {"CREWAI_STORAGE_DIR": _HOME, "XDG_DATA_HOME": _HOME}
 
 import asyncio  # noqa: E402
 import json  # noqa: E402
@@ -68,6 +60,11 @@ def _away_from_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", _HOME)
 
 
+def first(values: Sequence[Any]) -> list[Any]:
+    """Parameters of which the first is for every day: CrewAI takes its time."""
+    return [values[0], *(pytest.param(value, marks=pytest.mark.slow) for value in values[1:])]
+
+
 # --- the provider and its client
 
 
@@ -86,8 +83,9 @@ def serve() -> Iterator[Serve]:
 
 
 def llm(server: ScriptedServer, **options: Any) -> Any:
-    """CrewAI's own model class over OpenAI's own client."""
-    given = {"model": "openai/gpt-4o-mini", "max_retries": 0, "timeout": 10, **options}
+    """CrewAI's own model class over OpenAI's own client. No connection outlives its request, nor its event loop."""
+    once = {"Connection": "close"}
+    given = {"model": "openai/gpt-4o-mini", "max_retries": 0, "timeout": 10, "default_headers": once, **options}
     return LLM(base_url=server.base_url, api_key="any", **given)
 
 

@@ -30,6 +30,7 @@ def test_attach_gives_back_the_same_object_and_says_who_it_is_for(serve: Serve, 
     assert (trace.input, trace.output, trace.status) == ({"topic": "pins"}, "done", "ok")
 
 
+@pytest.mark.slow
 def test_one_line_puts_a_crew_under_rules(serve: Serve):
     server = serve(endless("search", {"q": "pins"}))
     crew = shearpin.attach(a_crew(llm(server), Search()), Budget(llm_calls=1), service="support", env="prod")
@@ -38,6 +39,7 @@ def test_one_line_puts_a_crew_under_rules(serve: Serve):
     assert (stop.value.trace.name, stop.value.trace.env) == ("support", "prod")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "pin", "options", "hint"),
     [
@@ -52,6 +54,7 @@ def test_what_cannot_be_attached_says_so(serve: Serve, target: Any, pin: Any, op
         attach(crew, pin, **options)
 
 
+@pytest.mark.slow
 def test_a_block_takes_a_guard(serve: Serve):
     with pytest.raises(TypeError, match=r"attached\(Guard"):
         attached(Budget(usd=1))  # type: ignore[arg-type]
@@ -68,6 +71,7 @@ def test_a_guard_reached_in_many_ways_counts_once(serve: Serve, guarded: MakeGua
     assert (trace.llm_calls, trace.tool_calls, len(trace.spans_of("agent"))) == (2, 1, 2)
 
 
+@pytest.mark.slow
 def test_two_guards_count_apart(serve: Serve, guarded: MakeGuard):
     server = serve(endless("search", {"q": "pins"}))
     outer, inner = guarded(), guarded(Budget(llm_calls=2))
@@ -79,6 +83,7 @@ def test_two_guards_count_apart(serve: Serve, guarded: MakeGuard):
     assert outer.traces[-1].stop is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["lenient", "strict"])
 def test_what_one_guard_lets_in_and_another_refuses_is_not_made(serve: Serve, guarded: MakeGuard, first: str):
     server, search = serve(endless("search", {"q": "pins"})), Search()
@@ -91,6 +96,7 @@ def test_what_one_guard_lets_in_and_another_refuses_is_not_made(serve: Serve, gu
     assert statuses == (["ok", "cancelled"] if first == "lenient" else ["ok"])
 
 
+@pytest.mark.slow
 def test_every_item_of_a_list_is_a_run(serve: Serve, guarded: MakeGuard):
     server = serve(per_conversation(ANSWERS))
     pin = guarded(Budget(llm_calls=2))
@@ -102,6 +108,7 @@ def test_every_item_of_a_list_is_a_run(serve: Serve, guarded: MakeGuard):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["kickoff_for_each", "kickoff_for_each_async", "akickoff_for_each"])
 def test_within_a_run_a_list_has_one_budget(serve: Serve, guarded: MakeGuard, mode: str):
     server = serve(per_conversation(ANSWERS))
@@ -122,12 +129,14 @@ def test_within_a_run_a_list_has_one_budget(serve: Serve, guarded: MakeGuard, mo
     assert [span.name for span in trace.spans_of("agent") if span.parent_id == trace.spans[0].span_id][:1] == ["crew"]
 
 
+@pytest.mark.slow
 def test_a_copy_is_under_the_guard_of_its_original(serve: Serve, guarded: MakeGuard):
     pin = guarded()
     attach(a_crew(llm(serve([reply("done")]))), pin).copy().kickoff()
     assert len(pin.traces) == 1
 
 
+@pytest.mark.slow
 def test_a_guard_does_not_show_in_what_a_crew_says_of_itself(serve: Serve):
     crew = a_crew(llm(serve([])))
     before = crew.model_dump_json(exclude={"agents", "tasks"})
@@ -136,6 +145,7 @@ def test_a_guard_does_not_show_in_what_a_crew_says_of_itself(serve: Serve):
     assert not [name for name in vars(crew) if "shearpin" in name]
 
 
+@pytest.mark.slow
 def test_an_agent_brings_its_guard_into_a_crew_that_has_none(serve: Serve, guarded: MakeGuard):
     server = serve(endless("search", {"q": "pins"}))
     pin, crew = guarded(Budget(llm_calls=1)), a_crew(llm(server), Search())
@@ -147,6 +157,7 @@ def test_an_agent_brings_its_guard_into_a_crew_that_has_none(serve: Serve, guard
     assert len(trace.spans_of("agent")) == 1
 
 
+@pytest.mark.slow
 def test_a_model_called_by_itself_in_a_block_is_a_run(serve: Serve, guarded: MakeGuard):
     server, pin = serve(lambda _: reply("hello")), guarded(Budget(llm_calls=1))
     model = llm(server)
@@ -159,6 +170,7 @@ def test_a_model_called_by_itself_in_a_block_is_a_run(serve: Serve, guarded: Mak
         model.call("Hi")
 
 
+@pytest.mark.slow
 def test_a_task_started_by_itself_in_a_block_is_a_run(serve: Serve, guarded: MakeGuard):
     server, pin = serve(endless("search", {"q": "pins"})), guarded(Budget(llm_calls=2))
     agent = an_agent(llm(server), Search())
@@ -167,6 +179,7 @@ def test_a_task_started_by_itself_in_a_block_is_a_run(serve: Serve, guarded: Mak
     assert (len(server.requests), pin.traces[-1].name) == (2, "Find out about pins.")
 
 
+@pytest.mark.slow
 def test_hooks_the_user_has_scoped_run_beside_ours(serve: Serve, guarded: MakeGuard):
     server = serve(endless("search", {"q": "pins"}))
     pin, seen = guarded(Budget(tool_calls=1)), list[Any]()
@@ -181,6 +194,7 @@ def test_hooks_the_user_has_scoped_run_beside_ours(serve: Serve, guarded: MakeGu
     assert [trace.tool_calls for trace in pin.traces] == [1, 1]
 
 
+@pytest.mark.slow
 def test_a_tool_the_user_denies_is_no_call(serve: Serve, guarded: MakeGuard):
     server, pin, search = serve(per_conversation(ANSWERS)), guarded(), Search()
     hooks = {
@@ -193,6 +207,7 @@ def test_a_tool_the_user_denies_is_no_call(serve: Serve, guarded: MakeGuard):
     assert "Ask a person first." in str(server.requests[-1].messages[-1])
 
 
+@pytest.mark.slow
 def test_threads_a_program_starts_in_a_block_are_its_own_affair(serve: Serve, guarded: MakeGuard):
     server, pin = serve(lambda _: reply("done")), guarded()
     with attached(pin):
@@ -235,6 +250,7 @@ class Elsewhere(Agent):
         return "done"
 
 
+@pytest.mark.slow
 def test_a_guard_that_sees_no_call_says_so(serve: Serve, guarded: MakeGuard):
     pin = guarded()
     agent = Elsewhere(role="r", goal="g", backstory="b", llm=llm(serve([])))
@@ -243,6 +259,7 @@ def test_a_guard_that_sees_no_call_says_so(serve: Serve, guarded: MakeGuard):
     assert "none of its model calls" in pin.traces[-1].gaps[0]
 
 
+@pytest.mark.slow
 def test_a_flow_without_models_is_no_gap(guarded: MakeGuard):
     class Plain(Flow):
         @start()
@@ -254,6 +271,7 @@ def test_a_flow_without_models_is_no_gap(guarded: MakeGuard):
     assert (pin.traces[-1].gaps, pin.traces[-1].steps) == ([], 0)
 
 
+@pytest.mark.slow
 def test_an_agents_task_by_itself_in_a_block_is_a_run(serve: Serve, guarded: MakeGuard):
     server, pin = serve(endless("search", {"q": "pins"})), guarded(Budget(llm_calls=2))
     agent = an_agent(llm(server), Search())
@@ -262,6 +280,7 @@ def test_an_agents_task_by_itself_in_a_block_is_a_run(serve: Serve, guarded: Mak
     assert (len(server.requests), pin.traces[-1].name) == (2, "researcher")
 
 
+@pytest.mark.slow
 def test_a_crewai_that_cannot_be_stopped_is_refused(tmp_path: Path):
     old = tmp_path / "crewai-1.15.10.dist-info"
     old.mkdir()

@@ -13,6 +13,7 @@ from shearpin_integrations.crewai import attach, attached
 from tests.integrations.crewai.conftest import MakeGuard, Search, Serve, a_crew, a_task, an_agent, llm, wait_until
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["kickoff_for_each_async", "akickoff_for_each"])
 def test_many_at_once_never_exceed_a_budget(serve: Serve, guarded: MakeGuard, mode: str):
     server = serve(lambda _: reply("done", delay=0.05))
@@ -29,6 +30,7 @@ def test_many_at_once_never_exceed_a_budget(serve: Serve, guarded: MakeGuard, mo
     assert len(server.requests) == 3
 
 
+@pytest.mark.slow
 def test_money_is_held_while_calls_are_in_flight(serve: Serve, guarded: MakeGuard):
     server = serve(lambda _: reply("done", delay=0.05, usage=(100, 100)))
     pin = guarded(Budget(output_tokens=450))
@@ -45,6 +47,7 @@ def test_money_is_held_while_calls_are_in_flight(serve: Serve, guarded: MakeGuar
     assert pin.traces[-1].usage.output_tokens <= 450
 
 
+@pytest.mark.slow
 def test_a_cancelled_crew_is_closed_as_such(serve: Serve, guarded: MakeGuard):
     server, pin = serve(lambda _: hang()), guarded()
 
@@ -59,6 +62,7 @@ def test_a_cancelled_crew_is_closed_as_such(serve: Serve, guarded: MakeGuard):
     server.close()
 
 
+@pytest.mark.slow
 def test_a_crew_that_is_interrupted_is_closed(serve: Serve, guarded: MakeGuard):
     server, pin = serve(endless("search", {"q": "pins"})), guarded()
 
@@ -86,6 +90,7 @@ class Unreadable(BaseLLM):
         return super().__getattribute__(name)
 
 
+@pytest.mark.slow
 def test_a_call_that_cannot_be_read_is_still_let_in_or_not(guarded: MakeGuard, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("shearpin.runs.trouble.STRICT", False)  # as users have it
     agent = an_agent(Unreadable(model="mine"))
@@ -96,6 +101,7 @@ def test_a_call_that_cannot_be_read_is_still_let_in_or_not(guarded: MakeGuard, m
     assert pin.traces[-1].llm_calls == 1
 
 
+@pytest.mark.slow
 def test_a_function_that_a_model_calls_by_itself_is_a_tool(serve: Serve, guarded: MakeGuard):
     server, pin, ran = serve(endless("dig", {"q": "pins"})), guarded(Budget(tool_calls=1)), list[str]()
     model = llm(server)
@@ -114,6 +120,7 @@ def test_a_function_that_a_model_calls_by_itself_is_a_tool(serve: Serve, guarded
     assert trace.usage.input_tokens == server.usage.input
 
 
+@pytest.mark.slow
 def test_a_replayed_crew_is_guarded(serve: Serve, guarded: MakeGuard):
     server = serve(lambda _: reply("done"))
     agent = an_agent(llm(server))
@@ -125,6 +132,7 @@ def test_a_replayed_crew_is_guarded(serve: Serve, guarded: MakeGuard):
     assert len(server.requests) == 2
 
 
+@pytest.mark.slow
 def test_progress_is_no_loop(serve: Serve, guarded: MakeGuard):
     server = serve(lambda r: tool_call("search", {"q": f"page {r.turn}"}) if r.turn < 8 else reply("done"))
     pin = guarded(LoopBreaker())
@@ -132,6 +140,7 @@ def test_progress_is_no_loop(serve: Serve, guarded: MakeGuard):
     assert pin.traces[-1].tool_calls == 8
 
 
+@pytest.mark.slow
 def test_a_loop_over_several_tasks_is_one(serve: Serve, guarded: MakeGuard):
     server = serve(per_conversation([tool_call("search", {"q": "pins"}), reply("done")]))
     agent = an_agent(llm(server), Search(cache_function=lambda *_: False))
@@ -140,6 +149,7 @@ def test_a_loop_over_several_tasks_is_one(serve: Serve, guarded: MakeGuard):
         attach(crew, guarded(LoopBreaker(threshold=3))).kickoff()
 
 
+@pytest.mark.slow
 def test_in_observation_nothing_is_stopped(serve: Serve, guarded: MakeGuard):
     server = serve(per_conversation([tool_call("search", {"q": "pins"}), reply("done")]))
     pin = guarded(Budget(llm_calls=1), mode="observe")
@@ -147,6 +157,7 @@ def test_in_observation_nothing_is_stopped(serve: Serve, guarded: MakeGuard):
     assert [decision.verdict for decision in pin.traces[-1].decisions if decision.verdict == "stop"] == ["stop"]
 
 
+@pytest.mark.slow
 def test_a_stop_from_another_thread_reaches_a_crew(serve: Serve, guarded: MakeGuard):
     server, pin = serve(lambda r: tool_call("search", {"q": str(r.turn)}, delay=0.05)), guarded()
     crew, stops = attach(a_crew(llm(server), Search(), max_iter=100), pin), list[Any]()

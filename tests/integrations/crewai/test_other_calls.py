@@ -1,5 +1,6 @@
 """Model calls that no agent's loop makes: plans, converters, guardrails, memory, and models of the user's own."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -9,10 +10,10 @@ from crewai.memory.unified_memory import Memory
 from crewai.tasks.llm_guardrail import LLMGuardrail
 from pydantic import BaseModel
 
-from shearpin import Budget, BudgetExceededError
+from shearpin import Budget, BudgetExceededError, ToolDeniedError, ToolPolicy
 from shearpin.testing import Tokens, endless, per_conversation, reply, tool_call
 from shearpin_integrations.crewai import attach, attached
-from tests.integrations.crewai.conftest import MakeGuard, Search, Serve, a_crew, a_task, an_agent, llm
+from tests.integrations.crewai.conftest import MakeGuard, Search, Serve, a_crew, a_task, an_agent, first, llm
 
 
 class Fact(BaseModel):
@@ -41,6 +42,7 @@ def test_usage_is_what_the_server_says(serve: Serve, guarded: MakeGuard):
     assert pin.traces[-1].usage.cost_usd > 0
 
 
+@pytest.mark.slow
 def test_a_call_without_usage_is_charged_its_estimate(serve: Serve, guarded: MakeGuard):
     pin = guarded()
     attach(a_crew(llm(serve([reply("done", usage=None)]), max_tokens=100), role="r"), pin).kickoff()
@@ -49,6 +51,7 @@ def test_a_call_without_usage_is_charged_its_estimate(serve: Serve, guarded: Mak
     assert call.usage.output_tokens == 100
 
 
+@pytest.mark.slow
 def test_a_failed_request_costs_nothing(serve: Serve, guarded: MakeGuard):
     from shearpin.testing import error
 
@@ -63,6 +66,7 @@ def test_a_failed_request_costs_nothing(serve: Serve, guarded: MakeGuard):
 # --- structured answers
 
 
+@pytest.mark.slow
 def test_a_structured_answer_is_counted_and_recorded(serve: Serve, guarded: MakeGuard):
     server = serve(lambda _: reply('{"fact": "Pins shear."}', usage=(100, 10)))
     agent = an_agent(llm(server))
@@ -73,6 +77,7 @@ def test_a_structured_answer_is_counted_and_recorded(serve: Serve, guarded: Make
     assert pin.traces[-1].output == {"fact": "Pins shear."}
 
 
+@pytest.mark.slow
 def test_an_answer_of_the_wrong_structure_is_billed_once(serve: Serve, guarded: MakeGuard):
     server = serve(lambda _: reply("no JSON at all", usage=(100, 10)))
     agent = an_agent(llm(server), max_retry_limit=0)
@@ -106,7 +111,7 @@ def planner(request: Any) -> Any:
     return reply("done")
 
 
-@pytest.mark.parametrize("effort", ["low", "medium", "high"])
+@pytest.mark.parametrize("effort", first(["low", "medium", "high"]))
 def test_an_agent_that_plans_is_counted_and_stopped(serve: Serve, guarded: MakeGuard, effort: str):
     server = serve(planner)
     crew = a_crew(llm(server), Search(), planning_config=PlanningConfig(reasoning_effort=effort))
@@ -122,6 +127,20 @@ def test_an_agent_that_plans_is_counted_and_stopped(serve: Serve, guarded: MakeG
         assert len(server.requests) == limit
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("on_deny", ["stop", "tell"])
+def test_the_tools_of_a_plan_are_under_a_policy(serve: Serve, guarded: MakeGuard, on_deny: Any):
+    server, search = serve(planner), Search()
+    pin = guarded(ToolPolicy(deny=["search"], on_deny=on_deny))
+    crew = attach(a_crew(llm(server), search, planning_config=PlanningConfig(reasoning_effort="low")), pin)
+    with pytest.raises(ToolDeniedError) if on_deny == "stop" else nullcontext():
+        crew.kickoff()
+    assert search.ran == []
+    told = "The call of search was denied and did not run" in str([request.messages for request in server.requests])
+    assert (told, pin.traces[-1].tool_calls) == (on_deny == "tell", 0)
+
+
+@pytest.mark.slow
 def test_a_crew_that_plans_is_stopped(serve: Serve, guarded: MakeGuard):
     server = serve(lambda _: reply('{"list_of_plans_per_task": [{"task_number": 1, "task": "x", "plan": "y"}]}'))
     agent = an_agent(llm(server))
@@ -134,6 +153,7 @@ def test_a_crew_that_plans_is_stopped(serve: Serve, guarded: MakeGuard):
 # --- guardrails
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1, 2])
 def test_a_guardrails_model_is_counted_and_stopped(serve: Serve, guarded: MakeGuard, limit: int):
     server = serve(
@@ -150,6 +170,7 @@ def test_a_guardrails_model_is_counted_and_stopped(serve: Serve, guarded: MakeGu
     assert pin.traces[-1].spans_of("guardrail")
 
 
+@pytest.mark.slow
 def test_a_guardrail_that_is_a_function_is_a_span(serve: Serve, guarded: MakeGuard):
     server, pin = serve([reply("short"), reply("A long answer.")]), guarded()
     agent = an_agent(llm(server))
@@ -218,8 +239,8 @@ class Telling(Silent):
             return answer
 
 
-@pytest.mark.parametrize("kind", [Silent, Telling])
-@pytest.mark.parametrize("way", ["attach", "attached"])
+@pytest.mark.parametrize("kind", first([Silent, Telling]))
+@pytest.mark.parametrize("way", first(["attach", "attached"]))
 def test_a_model_of_the_users_own_is_counted_and_stopped(guarded: MakeGuard, kind: Any, way: str):
     model = kind(model="mine")
     pin, crew = guarded(Budget(llm_calls=2)), a_crew(model)
@@ -239,6 +260,7 @@ def test_a_model_of_the_users_own_is_counted_and_stopped(guarded: MakeGuard, kin
     assert [call.usage.input_tokens == 10 for call in calls] == [kind is Telling] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Silent, Telling])
 def test_what_crewai_asks_a_model_of_the_users_own_directly_is_stopped(guarded: MakeGuard, kind: Any):
     model = kind(model="mine", answers=lambda _: "no JSON at all")
@@ -249,6 +271,7 @@ def test_what_crewai_asks_a_model_of_the_users_own_directly_is_stopped(guarded: 
     assert len(model.asked) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Silent, Telling])
 def test_a_failing_model_of_the_users_own_is_recorded_as_such(guarded: MakeGuard, kind: Any):
     def fail(_: int) -> str:
@@ -260,12 +283,14 @@ def test_a_failing_model_of_the_users_own_is_recorded_as_such(guarded: MakeGuard
     assert {call.status for call in pin.traces[-1].spans_of("llm")} == {"error"}
 
 
+@pytest.mark.slow
 def test_a_model_of_the_users_own_does_without_a_guard(guarded: MakeGuard):
     model = Silent(model="mine")
     attach(a_crew(model), guarded()).kickoff()
     assert a_crew(model).kickoff().raw == "done"
 
 
+@pytest.mark.slow
 def test_a_model_asked_by_a_tool_is_stopped(serve: Serve, guarded: MakeGuard):
     server = serve(endless("search", {"q": "pins"}))
     model = llm(server)
@@ -275,6 +300,7 @@ def test_a_model_asked_by_a_tool_is_stopped(serve: Serve, guarded: MakeGuard):
     assert len(server.requests) == 2
 
 
+@pytest.mark.slow
 def test_a_manager_of_crewais_own_making_is_counted(serve: Serve, guarded: MakeGuard):
     server = serve(per_conversation([reply("done")]))
     agent, pin = an_agent(llm(server)), guarded()

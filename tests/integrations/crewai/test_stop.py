@@ -23,6 +23,7 @@ from tests.integrations.crewai.conftest import (
     a_crew,
     a_task,
     an_agent,
+    first,
     llm,
     react_call,
     run_mode,
@@ -30,7 +31,7 @@ from tests.integrations.crewai.conftest import (
 )
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", first(MODES))
 def test_a_budget_stops_before_the_next_model_call(serve: Serve, guarded: MakeGuard, mode: str):
     server = serve(endless("search", {"q": "pins"}))
     pin, search = guarded(Budget(llm_calls=2)), Search()
@@ -43,7 +44,7 @@ def test_a_budget_stops_before_the_next_model_call(serve: Serve, guarded: MakeGu
     assert [span.kind for span in pin.traces[-1].spans].count("llm") == 2
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", first(MODES))
 def test_a_loop_stops_before_the_tool_call(serve: Serve, guarded: MakeGuard, mode: str):
     server = serve(endless("search", {"q": "pins"}))
     pin, search = guarded(LoopBreaker(threshold=3)), Search()
@@ -55,6 +56,7 @@ def test_a_loop_stops_before_the_tool_call(serve: Serve, guarded: MakeGuard, mod
     assert len(pin.traces[-1].spans_of("tool")) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["kickoff", "kickoff_async", "akickoff"])
 def test_an_agent_alone_is_stopped(serve: Serve, guarded: MakeGuard, mode: str):
     server = serve(endless("search", {"q": "pins"}))
@@ -68,6 +70,7 @@ def test_an_agent_alone_is_stopped(serve: Serve, guarded: MakeGuard, mode: str):
     assert (trace.name, trace.user_id, trace.input) == ("researcher", "u1", "Find pins.")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:LiteAgent is deprecated")
 @pytest.mark.parametrize("mode", ["kickoff", "kickoff_async"])
 def test_a_lite_agent_is_stopped(serve: Serve, guarded: MakeGuard, mode: str):
@@ -81,7 +84,7 @@ def test_a_lite_agent_is_stopped(serve: Serve, guarded: MakeGuard, mode: str):
     assert len(server.requests) == 2
 
 
-@pytest.mark.parametrize("mode", ["kickoff", "akickoff"])
+@pytest.mark.parametrize("mode", first(["kickoff", "akickoff"]))
 def test_a_tool_of_an_agent_that_thinks_aloud_is_stopped(serve: Serve, guarded: MakeGuard, mode: str):
     server = serve(lambda request: react_call("search", q=f"pins {len(request.messages)}"))
     pin, search = guarded(Budget(tool_calls=2)), Search()
@@ -93,6 +96,7 @@ def test_a_tool_of_an_agent_that_thinks_aloud_is_stopped(serve: Serve, guarded: 
     assert pin.traces[-1].steps == 3
 
 
+@pytest.mark.slow
 def test_a_tool_whose_result_is_the_answer_does_not_answer_with_its_refusal(serve: Serve, guarded: MakeGuard):
     server = serve(endless("search", {"q": "pins"}))
     pin, search = guarded(Budget(tool_calls=0)), Search(result_as_answer=True)
@@ -101,6 +105,7 @@ def test_a_tool_whose_result_is_the_answer_does_not_answer_with_its_refusal(serv
     assert (len(search.ran), len(server.requests)) == (0, 1)
 
 
+@pytest.mark.slow
 def test_a_task_in_a_thread_of_its_own_is_stopped(serve: Serve, guarded: MakeGuard):
     server = serve(endless("search", {"q": "pins"}))
     pin, agent = guarded(Budget(llm_calls=1)), an_agent(llm(server), Search())
@@ -110,6 +115,7 @@ def test_a_task_in_a_thread_of_its_own_is_stopped(serve: Serve, guarded: MakeGua
     assert len(server.requests) == 1
 
 
+@pytest.mark.slow
 def test_a_task_with_a_time_limit_is_stopped(serve: Serve, guarded: MakeGuard):
     server = serve(endless("search", {"q": "pins"}))
     pin = guarded(Budget(llm_calls=1))
@@ -119,8 +125,8 @@ def test_a_task_with_a_time_limit_is_stopped(serve: Serve, guarded: MakeGuard):
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("thinks_aloud", [False, True])
-@pytest.mark.parametrize("mode", ["kickoff", "akickoff"])
+@pytest.mark.parametrize("thinks_aloud", first([False, True]))
+@pytest.mark.parametrize("mode", first(["kickoff", "akickoff"]))
 def test_a_coworkers_stop_does_not_become_an_answer_for_its_manager(
     serve: Serve, guarded: MakeGuard, mode: str, thinks_aloud: bool
 ):
@@ -167,6 +173,7 @@ def test_a_crew_can_be_started_again_after_a_stop(serve: Serve, guarded: MakeGua
     assert [trace.llm_calls for trace in pin.traces] == [1]
 
 
+@pytest.mark.slow
 def test_a_crew_that_has_run_before_is_guarded(serve: Serve, guarded: MakeGuard):
     server = serve(per_conversation([tool_call("search", {"q": "pins"}), reply("done")]))
     crew = a_crew(llm(server), Search())
@@ -177,6 +184,7 @@ def test_a_crew_that_has_run_before_is_guarded(serve: Serve, guarded: MakeGuard)
     assert len(server.requests) == 2 + 1
 
 
+@pytest.mark.slow
 def test_hooks_of_the_user_run_and_break_nothing(serve: Serve, guarded: MakeGuard):
     server = serve(endless("search", {"q": "pins"}))
     pin, seen = guarded(Budget(llm_calls=2)), list[Any]()
@@ -195,6 +203,7 @@ def test_hooks_of_the_user_run_and_break_nothing(serve: Serve, guarded: MakeGuar
     assert len(server.requests) == 2
 
 
+@pytest.mark.slow
 def test_a_guard_outlives_the_clearing_of_all_hooks(serve: Serve, guarded: MakeGuard):
     server = serve(endless("search", {"q": "pins"}))
     pin = guarded(Budget(tool_calls=1))
@@ -204,6 +213,7 @@ def test_a_guard_outlives_the_clearing_of_all_hooks(serve: Serve, guarded: MakeG
     assert len(search.ran) == 1
 
 
+@pytest.mark.slow
 def test_the_execution_ends_as_failed(serve: Serve, guarded: MakeGuard):
     server = serve(endless("search", {"q": "pins"}))
     pin, ends = guarded(Budget(llm_calls=1)), list[Any]()
@@ -217,6 +227,7 @@ def test_the_execution_ends_as_failed(serve: Serve, guarded: MakeGuard):
     assert (end.status, end.error) == ("failed", stop.value)
 
 
+@pytest.mark.slow
 def test_a_stop_leaves_no_warnings_of_unpaired_events(serve: Serve, guarded: MakeGuard, capsys: Any):
     server = serve(endless("search", {"q": "pins"}))
     with pytest.raises(BudgetExceededError):
@@ -224,6 +235,7 @@ def test_a_stop_leaves_no_warnings_of_unpaired_events(serve: Serve, guarded: Mak
     assert "mismatch" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_was_done_before_the_stop_is_told(serve: Serve, guarded: MakeGuard):
     server = serve([reply("first"), reply("second")])
     agent = an_agent(llm(server))
@@ -233,6 +245,7 @@ def test_what_was_done_before_the_stop_is_told(serve: Serve, guarded: MakeGuard)
     assert [output.raw for output in stop.value.partial] == ["first", "second"]
 
 
+@pytest.mark.slow
 def test_an_operators_stop_ends_a_crew(serve: Serve, guarded: MakeGuard):
     server = serve(endless("search", {"q": "pins"}))
     pin = guarded()
@@ -242,6 +255,7 @@ def test_an_operators_stop_ends_a_crew(serve: Serve, guarded: MakeGuard):
     assert len(server.requests) == 1
 
 
+@pytest.mark.slow
 def test_crews_in_threads_never_mix(serve: Serve, guarded: MakeGuard):
     server = serve(lambda request: tool_call("search", {"q": f"pins {len(request.messages)}"}))
     small, large = guarded(Budget(llm_calls=2)), guarded(Budget(llm_calls=5))
@@ -274,6 +288,7 @@ def test_the_frameworks_own_errors_pass_unchanged(serve: Serve, guarded: MakeGua
     assert pin.traces[-1].status == "error"
 
 
+@pytest.mark.slow
 def test_the_users_context_survives(serve: Serve, guarded: MakeGuard):
     server = serve([reply("done")])
     mine: contextvars.ContextVar[str] = contextvars.ContextVar("mine", default="outside")
@@ -286,6 +301,7 @@ def test_the_users_context_survives(serve: Serve, guarded: MakeGuard):
     assert mine.get() == "from inside"  # as without a guard
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [Budget(llm_calls=0), LoopBreaker(threshold=2)])
 def test_a_stop_is_all_that_crewai_asks_of_an_abort(serve: Serve, guarded: MakeGuard, rule: Any):
     server = serve(endless("search", {"q": "pins"}))

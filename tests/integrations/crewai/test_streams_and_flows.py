@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from shearpin import Budget, BudgetExceededError, current_run
 from shearpin.testing import endless, per_conversation, reply, tool_call
 from shearpin_integrations.crewai import attach, attached
-from tests.integrations.crewai.conftest import MakeGuard, Search, Serve, a_crew, an_agent, llm
+from tests.integrations.crewai.conftest import MakeGuard, Search, Serve, a_crew, an_agent, first, llm
 
 # --- streams
 
@@ -31,6 +31,7 @@ def test_a_stream_is_guarded_where_it_is_iterated(serve: Serve, guarded: MakeGua
     assert [trace.status for trace in pin.traces] == ["stopped"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["kickoff_async", "akickoff"])
 def test_an_async_stream_is_guarded(serve: Serve, guarded: MakeGuard, mode: str):
     server = serve(endless("search", {"q": "pins"}))
@@ -46,6 +47,7 @@ def test_an_async_stream_is_guarded(serve: Serve, guarded: MakeGuard, mode: str)
     assert len(server.requests) == 2
 
 
+@pytest.mark.slow
 def test_a_stream_tells_its_usage_and_its_first_token(serve: Serve, guarded: MakeGuard):
     server = serve([reply("A pin shears first.", chunk_delay=0.01)])
     pin = guarded()
@@ -78,7 +80,7 @@ def a_flow(server: Any, kind: Any = Digging, **options: Any) -> Any:
     return flow
 
 
-@pytest.mark.parametrize("mode", ["kickoff", "kickoff_async", "akickoff"])
+@pytest.mark.parametrize("mode", first(["kickoff", "kickoff_async", "akickoff"]))
 def test_a_flow_is_one_run_with_all_its_crews(serve: Serve, guarded: MakeGuard, mode: str):
     server = serve(per_conversation([tool_call("search", {"q": "pins"}), reply("done")]))
     pin = guarded(Budget(llm_calls=3))
@@ -94,6 +96,7 @@ def test_a_flow_is_one_run_with_all_its_crews(serve: Serve, guarded: MakeGuard, 
     assert (trace.name, trace.steps, trace.session_id) == ("Digging", 3, "s1")
 
 
+@pytest.mark.slow
 def test_a_flow_on_an_event_loop_as_in_a_notebook_raises_the_stop_itself(serve: Serve, guarded: MakeGuard):
     server = serve(endless("search", {"q": "pins"}))
     flow = attach(a_flow(server), guarded(Budget(llm_calls=1)))
@@ -106,6 +109,7 @@ def test_a_flow_on_an_event_loop_as_in_a_notebook_raises_the_stop_itself(serve: 
     assert len(server.requests) == 1
 
 
+@pytest.mark.slow
 def test_a_flow_that_swallows_the_stop_still_raises_it(serve: Serve, guarded: MakeGuard):
     class Stubborn(Flow):
         crews: Any = None
@@ -124,6 +128,7 @@ def test_a_flow_that_swallows_the_stop_still_raises_it(serve: Serve, guarded: Ma
     assert len(server.requests) == 1
 
 
+@pytest.mark.slow
 def test_methods_side_by_side_keep_their_places(serve: Serve, guarded: MakeGuard):
     class Both(Flow):
         crews: Any = None
@@ -146,6 +151,7 @@ def test_methods_side_by_side_keep_their_places(serve: Serve, guarded: MakeGuard
     assert trace.steps == 4
 
 
+@pytest.mark.slow
 def test_an_agent_in_a_flow_is_stopped(serve: Serve, guarded: MakeGuard):
     server = serve(endless("search", {"q": "pins"}))
     agent = an_agent(llm(server), Search())
@@ -169,6 +175,7 @@ class Notes(BaseModel):
     found: str = ""
 
 
+@pytest.mark.slow
 def test_a_persisted_flow_is_guarded_and_its_state_told(serve: Serve, guarded: MakeGuard):
     @persist()
     class Noting(Flow[Notes]):
@@ -189,6 +196,7 @@ def test_a_persisted_flow_is_guarded_and_its_state_told(serve: Serve, guarded: M
     assert pin.traces[-1].steps == 1
 
 
+@pytest.mark.slow
 def test_a_run_around_and_a_run_inside_make_one_tree(serve: Serve, guarded: MakeGuard):
     server = serve(per_conversation([tool_call("search", {"q": "pins"}), reply("done")]))
     pin = guarded()
@@ -206,6 +214,7 @@ def test_a_run_around_and_a_run_inside_make_one_tree(serve: Serve, guarded: Make
     assert spans[inside.parent_id].output == "True"
 
 
+@pytest.mark.slow
 def test_a_crew_in_a_tool_is_part_of_the_tool(serve: Serve, guarded: MakeGuard):
     server = serve(per_conversation([tool_call("search", {"q": "pins"}), reply("done")]))
     pin, inner = guarded(Budget(llm_calls=3)), a_crew(llm(server), Search(), crew={"name": "inner"})
@@ -241,6 +250,7 @@ class Reviewed(Flow):
         return self.crews[1].kickoff().raw
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_a_flow_that_waited_for_a_person_counts_on(serve: Serve, guarded: MakeGuard, elsewhere: bool):
     server = serve(per_conversation([tool_call("search", {"q": "pins"}), reply("done")]))
@@ -256,6 +266,7 @@ def test_a_flow_that_waited_for_a_person_counts_on(serve: Serve, guarded: MakeGu
     assert [(trace.status, trace.llm_calls) for trace in later.traces] == [("stopped", 3)]
 
 
+@pytest.mark.slow
 def test_a_flow_goes_on_after_a_person_answered(serve: Serve, guarded: MakeGuard):
     server, pin = serve(lambda _: reply("done")), guarded()
     pending = attach(a_flow(server, Reviewed), pin).kickoff()

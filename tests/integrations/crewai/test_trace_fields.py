@@ -49,6 +49,7 @@ def test_a_model_call_is_told_in_full(serve: Serve, guarded: MakeGuard):
     assert (second.messages[-1]["content"], second.messages[-1]["tool_call_id"]) == ("found pins", asked["id"])
 
 
+@pytest.mark.slow
 def test_the_tools_a_model_was_offered_are_told_as_deep_as_they_are(serve: Serve, guarded: MakeGuard):
     server, pin = serve([reply("done")]), guarded()
     attach(a_crew(llm(server), Search()), pin).kickoff()
@@ -69,6 +70,7 @@ def test_a_tool_call_is_told_in_full_and_joined_to_who_asked_for_it(serve: Serve
     assert trace.steps == 2
 
 
+@pytest.mark.slow
 def test_a_tool_that_raises_is_an_error(serve: Serve, guarded: MakeGuard):
     def fail(_: str) -> str:
         raise LookupError("no such pin")
@@ -80,6 +82,7 @@ def test_a_tool_that_raises_is_an_error(serve: Serve, guarded: MakeGuard):
     assert "no such pin" in tool.result
 
 
+@pytest.mark.slow
 def test_a_tool_that_answers_from_the_cache_is_a_call(serve: Serve, guarded: MakeGuard):
     server = serve([tool_call("search", {"q": "a"}), tool_call("search", {"q": "a"}), reply("done")])
     pin, search = guarded(), Search()
@@ -87,6 +90,7 @@ def test_a_tool_that_answers_from_the_cache_is_a_call(serve: Serve, guarded: Mak
     assert [tool.result for tool in pin.traces[-1].spans_of("tool")] == ["found a", "found a"]
 
 
+@pytest.mark.slow
 def test_a_tool_nobody_has_is_recorded_as_crewai_answers_it(serve: Serve, guarded: MakeGuard):
     server, pin = serve([tool_call("dig", {"q": "a"}), reply("done")]), guarded()
     attach(a_crew(llm(server), Search()), pin).kickoff()
@@ -94,6 +98,7 @@ def test_a_tool_nobody_has_is_recorded_as_crewai_answers_it(serve: Serve, guarde
     assert (tool.name, "not found" in tool.result) == ("dig", True)
 
 
+@pytest.mark.slow
 def test_an_agent_that_thinks_aloud_has_the_same_tree(serve: Serve, guarded: MakeGuard):
     native, aloud = guarded(), guarded()
     server = serve(per_conversation([tool_call("search", {"q": "pins"}), reply("done")]))
@@ -114,6 +119,7 @@ def test_an_agent_that_thinks_aloud_has_the_same_tree(serve: Serve, guarded: Mak
     assert native.traces[-1].steps == aloud.traces[-1].steps == 2
 
 
+@pytest.mark.slow
 def test_every_try_of_a_tool_that_thinks_aloud_is_a_call(serve: Serve, guarded: MakeGuard):
     def fail(_: str) -> str:
         raise LookupError("no such pin")
@@ -142,6 +148,7 @@ def test_a_refused_call_is_a_decision_and_no_span(serve: Serve, guarded: MakeGua
     assert {span.status for span in trace.spans if span.kind in ("agent", "node")} == {"stopped"}
 
 
+@pytest.mark.slow
 def test_tasks_follow_each_other_in_one_tree(serve: Serve, guarded: MakeGuard):
     server, pin = serve([reply("one"), reply("two")]), guarded()
     first, second = an_agent(llm(server), role="first"), an_agent(llm(server), role="second")
@@ -155,6 +162,7 @@ def test_tasks_follow_each_other_in_one_tree(serve: Serve, guarded: MakeGuard):
     assert trace.spans_of("node")[1].input["context"] == "one"
 
 
+@pytest.mark.slow
 def test_tries_that_the_provider_throttled_are_calls_that_cost_nothing(serve: Serve, guarded: MakeGuard):
     server = serve([error(429, retry_after=0.01), reply("done", usage=(10, 5))])
     pin = guarded()
@@ -163,6 +171,7 @@ def test_tries_that_the_provider_throttled_are_calls_that_cost_nothing(serve: Se
     assert pin.traces[-1].usage.total_tokens == 15
 
 
+@pytest.mark.slow
 def test_the_users_own_callbacks_are_kept(serve: Serve, guarded: MakeGuard):
     seen: list[str] = []
     server = serve(per_conversation([tool_call("search", {"q": "pins"}), reply("done")]))
