@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from shearpin.errors import RunStoppedError
+from shearpin.errors import RunStoppedError, ToldError
 from shearpin.rules.approval import ApprovalRequest, Approver
 from shearpin.rules.budget import BudgetWatch
+from shearpin.rules.policy import ToolPolicy
 from shearpin.runs import given
 from shearpin.runs.block import Block
 from shearpin.runs.calls import LLMCall, SpanBlock, ToolCall
@@ -256,6 +257,10 @@ class Run(Block):
         return self.tree.questions(
             new("tool", call["name"], inside, {"input": call["arguments"], "call_id": call["id"]}) for call in calls
         )
+
+    def halt(self, told: ToldError) -> RunStoppedError:
+        """The stop of the run, in place of a denial that there is no way to tell the model."""
+        return self.tree.stop_now(ToolPolicy.name, told.denial)
 
     @property
     def stopped(self) -> RunStoppedError | None:

@@ -143,9 +143,15 @@ def _function(name: str, description: str, schema: Mapping[str, Any]) -> dict[st
 
 
 def read_response(response: ModelResponse) -> Reply:
-    """What a model answered. The SDK keeps neither the model that answered nor why it ended."""
+    """What a model answered. The SDK keeps neither the model that answered nor why it ended.
+
+    So ``finish_reason`` is what the answer amounts to: an answer without calls that was cut off by a limit of tokens
+    says ``stop`` too.
+    """
     answer = {"object": "response", "output": response.output, "usage": response.usage, "id": _response_id(response)}
-    return read_reply(answer)
+    reply = read_reply(answer)
+    reply.finish_reason = "tool_calls" if reply.tool_calls else "stop"
+    return reply
 
 
 def _response_id(response: ModelResponse) -> str | None:

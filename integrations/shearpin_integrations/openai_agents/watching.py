@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from shearpin import Guard, Span
@@ -92,9 +92,11 @@ class Watched:
 
     # --- tools ----------------------------------------------------------------------------------------------------
 
-    async def tool_starts(self, key: object, name: str, fields: Mapping[str, Any]) -> Place:
-        """A tool is about to run."""
-        span = await self.run.astart("tool", name, parent=self.place.span, **fields)
+    async def tool_starts(
+        self, key: object, name: str, fields: Mapping[str, Any], answer: Callable[[object], object] | None
+    ) -> Place:
+        """A tool is about to run; `answer` is what a person said of that, if one was asked in the SDK's own way."""
+        span = await self.run.astart("tool", name, parent=self.place.span, native=answer, **fields)
         place = self.tools[key] = Place(self.run, span)
         return place
 
