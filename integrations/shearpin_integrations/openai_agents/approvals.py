@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -45,18 +46,19 @@ class Approvals:
     ) -> None:
         """A model has asked for these calls. May raise the stop of one that was rejected before it was made."""
         tools = {tool.name: tool for tool in agent.tools if isinstance(tool, FunctionTool)}
-        calls = [call for call in asked if call["name"] in tools]
+        calls = [call for call in asked if call["name"] in tools and call["id"]]
         for one in watched:
-            for request in one.run.questions(calls, parent=one.place.span):
-                self._pause_at(tools[request.tool], context.usage, request.call_id)
-            await self._rejected(one, context, calls)
+            with harmless("asking for approvals"):
+                for request in one.run.questions(calls, parent=one.place.span):
+                    self._pause_at(tools[request.tool], context.usage, request.call_id)
+                await self._rejected(one, context, calls)
 
     def _pause_at(self, tool: FunctionTool, usage: Usage, call_id: str | None) -> None:
         with _lock:
             asking: Any = tool.needs_approval
             if not isinstance(asking, _Asking):
                 asking = tool.needs_approval = _Asking(tool)
-            asking.calls.append((self, usage, call_id))
+            asking.calls.append((self, weakref.ref(usage), call_id))
             self._tools.append(asking)
 
     async def settle(self, watched: Sequence[Watched], context: RunContextWrapper[Any]) -> None:
@@ -64,7 +66,8 @@ class Approvals:
         for one in watched:
             if one not in self._settled:
                 self._settled.add(one)
-                await self._rejected(one, context, self._waited)
+                with harmless("reading of approvals"):
+                    await self._rejected(one, context, self._waited)
 
     async def _rejected(self, one: Watched, context: RunContextWrapper[Any], calls: Sequence[ToolAsked]) -> None:
         for call in calls:
@@ -86,10 +89,11 @@ class _Asking:
 
     def __init__(self, tool: FunctionTool) -> None:
         self._tool, self._own = tool, tool.needs_approval
-        self.calls: list[tuple[Approvals, Usage, str | None]] = []
+        self.calls: list[tuple[Approvals, weakref.ref[Usage], str | None]] = []
+        """Whose calls, of which run - by the object that counts its usage - and their ids."""
 
     async def __call__(self, context: RunContextWrapper[Any], arguments: dict[str, Any], call_id: str) -> bool:
-        if any(usage is context.usage and known == call_id for _, usage, known in self.calls):
+        if any(usage() is context.usage and known == call_id for _, usage, known in self.calls):
             return True
         own: Any = self._own
         needed = own(context, arguments, call_id) if callable(own) else own

@@ -87,6 +87,7 @@ class TestChatCompletions(Hooks):
     """`ShearpinRunHooks`, over chat completions."""
 
 
+@pytest.mark.slow
 class TestResponses(Hooks):
     """`ShearpinRunHooks`, over the Responses API."""
 
@@ -94,6 +95,7 @@ class TestResponses(Hooks):
         return OpenAIResponsesModel(name, client)
 
 
+@pytest.mark.slow
 class TestInstalled(Hooks):
     """`installed`, and hooks inside of it where it is reached twice."""
 

@@ -1,13 +1,32 @@
 """A policy inside the SDK: denied before the tool, told to the model, asked by the SDK's own pause."""
 
 import asyncio
+import gc
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import Agent, RunHooks, Runner, RunState, Tool, function_tool
+from agents import (
+    Agent,
+    CustomTool,
+    LocalShellTool,
+    Model,
+    ModelResponse,
+    RunHooks,
+    Runner,
+    RunState,
+    Tool,
+    Usage,
+    function_tool,
+)
+from agents.mcp import MCPServerStdio
+from agents.run import AgentRunner, get_default_agent_runner, set_default_agent_runner
+from openai.types.responses import ResponseCustomToolCall
+from openai.types.responses.response_output_item import LocalShellCall, LocalShellCallAction
 
-from shearpin import ApprovalRejectedError, Budget, Guard, ToolDeniedError, ToolPolicy
+from shearpin import ApprovalRejectedError, Budget, EnforcementGapWarning, Guard, ToolDeniedError, ToolPolicy
 from shearpin.testing import Reply, Request, ScriptedServer, reply, tool_call, tool_calls
 from shearpin_integrations.openai_agents import ShearpinRunHooks
 from tests.integrations.openai_agents.conftest import MakeAgent, MakeGuard, Serve, arun, counts, finished, tool_of
@@ -126,6 +145,89 @@ async def test_hooks_that_call_ours_stop_the_run_in_place_of_telling_the_model(d
         await Runner.run(desk.agent, "Hello?", hooks=Mine())
     assert {"five", "seven"}.isdisjoint(desk.ran)
     assert pin.traces[-1].status == "stopped"
+
+
+class Once(Model):
+    """Answers with one call of a kind that the scripted server has no words for, and then with nothing."""
+
+    def __init__(self, *items: Any) -> None:
+        self.replies: list[list[Any]] = [list(items), []]
+
+    async def get_response(self, *_: Any, **__: Any) -> ModelResponse:
+        usage = Usage(requests=1, input_tokens=5, output_tokens=2, total_tokens=7)
+        return ModelResponse(output=self.replies.pop(0), usage=usage, response_id=None)
+
+    def stream_response(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError
+
+
+async def test_a_shell_is_stopped_where_the_model_was_to_be_told(guarded: MakeGuard) -> None:
+    ran: list[Any] = []
+
+    def shell(request: Any) -> str:
+        ran.append(request)
+        return "files"
+
+    action = LocalShellCallAction(command=["ls"], env={}, type="exec")
+    call = LocalShellCall(id="c1", call_id="c1", action=action, status="completed", type="local_shell_call")
+    pin = guarded(ToolPolicy(deny=["local_shell"], on_deny="tell"))
+    with pytest.raises(ToolDeniedError) as stop:
+        await arun(Agent(name="a", model=Once(call), tools=[LocalShellTool(shell)]), pin)
+    assert (ran, finished(pin).stop.error) == ([], stop.value)
+    assert verdicts(pin) == [("deny", "local_shell"), ("stop", "local_shell")]
+
+
+async def test_a_tool_of_free_text_tells_the_model(guarded: MakeGuard) -> None:
+    ran: list[str] = []
+
+    async def write(context: Any, text: str) -> str:
+        ran.append(text)
+        return "written"
+
+    tool = CustomTool(name="write", description="Writes.", on_invoke_tool=write)
+    calls = [
+        ResponseCustomToolCall(call_id=f"c{number}", input=text, name="write", type="custom_tool_call")
+        for number, text in enumerate(("good", "bad"))
+    ]
+    pin = guarded(ToolPolicy(deny=[lambda request: "bad" in str(request.arguments)], on_deny="tell"))
+    result = await arun(Agent(name="a", model=Once(*calls), tools=[tool]), pin)
+    outputs = [item.output for item in result.new_items if item.type == "tool_call_output_item"]
+    assert (ran, outputs[0]) == (["good"], "written")
+    assert "The call of write was denied" in outputs[1]
+    assert tool.on_invoke_tool is write
+    assert counts(finished(pin))[2] == 1
+
+
+MCP = """
+from mcp.server import MCPServer
+server = MCPServer("notes")
+@server.tool()
+def note(text: str) -> str:
+    open({path!r}, "a").write(text)
+    return "noted " + text
+server.run("stdio")
+"""
+
+
+@pytest.fixture
+def nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nobody_there")
+@pytest.mark.parametrize("policy", [{"deny": ["note"]}, {"ask": ["note"]}], ids=["deny", "ask"])
+async def test_a_tool_of_an_mcp_server_is_denied_and_where_nobody_sits_at_a_terminal_not_approved(
+    serve: Serve, agent: MakeAgent, guarded: MakeGuard, tmp_path: Path, policy: dict[str, Any]
+) -> None:
+    noted, script = tmp_path / "notes", tmp_path / "server.py"
+    script.write_text(MCP.format(path=str(noted)))
+    server = serve([tool_call("note", {"text": "x"}), reply("Done")])
+    pin = guarded(ToolPolicy(**policy, on_deny="tell"))
+    async with MCPServerStdio({"command": sys.executable, "args": [str(script)]}) as notes:
+        result = await arun(agent(server, mcp_servers=[notes]), pin)
+    assert (result.final_output, result.interruptions, noted.exists()) == ("Done", [], False)
+    assert "The call of note was denied and did not run" in str(server.requests[-1].body["messages"])
 
 
 # --- asked
@@ -357,3 +459,20 @@ async def test_a_tool_of_an_agent_used_as_a_tool_is_asked_about(
             with pytest.raises(ApprovalRejectedError):
                 await arun(boss, pin, given=state)
     assert ran == ["five"]
+
+
+async def test_a_question_holds_on_to_no_run(desk: Desk, guarded: MakeGuard) -> None:
+    """The tools outlive the run; another default runner means that nothing of ours is told of its end."""
+    runner = get_default_agent_runner()
+    set_default_agent_runner(AgentRunner())
+    try:
+        pin = guarded(ToolPolicy(ask=["refund"]))
+        with pytest.warns(EnforcementGapWarning):
+            paused = await Runner.run(desk.agent, "Hello?", hooks=ShearpinRunHooks(pin))
+        assert [item.tool_name for item in paused.interruptions] == ["refund", "refund"]
+        del paused
+        gc.collect()
+    finally:
+        set_default_agent_runner(runner)
+    assert (desk.ran, pin.active) == (["orders"], [])
+    desk.assert_untouched()
