@@ -58,17 +58,26 @@ class Batch:
             if isinstance(error, RunStoppedError):
                 await self._until_idle()
             raise
-        self._follow(key, slot)
+        self._follow(key, slot, watched)
         return True
 
-    def _follow(self, key: object, slot: Slot) -> None:
+    def _follow(self, key: object, slot: Slot, watched: Sequence[Watched]) -> None:
         """The tool runs until its end is told, or its task is over: a pause inside of it, or its failure, is not told.
 
         Of a tool whose task is not known nobody waits for the end.
         """
         if slot.task is not None and slot.is_tools_own:
             self._running.add(key)
-            slot.task.add_done_callback(lambda _: self._gone(key))
+            slot.task.add_done_callback(lambda task: self._task_over(key, task, watched))
+
+    def _task_over(self, key: object, task: asyncio.Task[Any], watched: Sequence[Watched]) -> None:
+        self._gone(key)
+        raised = None if task.cancelled() else task.exception()
+        error = None if raised is None else reading.raised_by_tool(raised)
+        if error is not None and not isinstance(error, RunStoppedError):
+            with harmless("record of a tool's failure"):
+                for one in watched:
+                    one.tool_fails(key, error)
 
     def _gone(self, key: object) -> None:
         self._running.discard(key)

@@ -14,6 +14,7 @@ from agents import (
     RunConfig,
     Tool,
     Usage,
+    UserError,
 )
 from agents.models import get_default_model
 from agents.tool_context import ToolContext
@@ -187,6 +188,11 @@ def tool_failed() -> bool:
     """Did the tool whose end is told raise? The SDK made a text of that; its own trace knows, if it is on."""
     span = get_current_span()
     return span is not None and span.error is not None
+
+
+def raised_by_tool(error: BaseException) -> BaseException:
+    """What a tool raised, of which the SDK made an error of its own."""
+    return error.__cause__ if isinstance(error, UserError) and error.__cause__ is not None else error
 
 
 # --- what was spent -----------------------------------------------------------------------------------------------

@@ -114,6 +114,12 @@ class Watched:
         if place is not None:
             self.run.end(place.span, output=result, status="error" if failed else "ok")
 
+    def tool_fails(self, key: object, error: BaseException) -> None:
+        """A tool raised what ends the run."""
+        place = self.tools.pop(key, None)
+        if place is not None:
+            self.run.fail(place.span, error)
+
     def withdraw_tool(self, key: object) -> None:
         """Another guard refused the call."""
         place = self.tools.pop(key, None)
