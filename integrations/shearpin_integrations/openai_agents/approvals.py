@@ -20,7 +20,7 @@ from agents import Agent, FunctionTool, RunContextWrapper, Usage
 from agents.tool_context import ToolContext
 
 from shearpin.adapter import ToldError, parse_arguments
-from shearpin_integrations.openai_agents import resuming
+from shearpin_integrations.openai_agents import denials, resuming
 from shearpin_integrations.openai_agents.gaps import harmless
 from shearpin_integrations.openai_agents.reading import part
 from shearpin_integrations.openai_agents.watching import Watched
@@ -89,6 +89,9 @@ class _Asking:
 
     def __init__(self, tool: FunctionTool) -> None:
         self._tool, self._own = tool, tool.needs_approval
+        # Where a function decides, newer versions let calls wait whose arguments their own tools' functions would get
+        # in another form, by a default for one. Where none decided before, none is to wait that nobody asks about.
+        self._stand_in = None if callable(self._own) else denials.stand_in_for(tool)
         self.calls: list[tuple[Approvals, weakref.ref[Usage], str | None]] = []
         """Whose calls, of which run - by the object that counts its usage - and their ids."""
 
@@ -103,6 +106,8 @@ class _Asking:
         self.calls = [call for call in self.calls if call[0] is not approvals]
         if not self.calls and self._tool.needs_approval is self:
             self._tool.needs_approval = self._own
+            if self._stand_in is not None:
+                self._stand_in.leave()
 
 
 def answer_of(context: object, name: str) -> Callable[[object], bool] | None:

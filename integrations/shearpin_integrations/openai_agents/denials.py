@@ -24,33 +24,42 @@ def answer_with(text: str, tool: Tool, slot: Slot) -> bool:
     """Let `tool` answer the call of `slot` with `text`; tells whether it will."""
     if not isinstance(tool, FunctionTool | CustomTool) or not slot.is_tools_own:
         return False
+    stand_in_for(tool)
     slot.told = text
-    with _lock:
-        invoke: Any = tool.on_invoke_tool
-        if not isinstance(invoke, _Answering):
-            invoke = _Answering(tool)
-            tool.on_invoke_tool = invoke
-        invoke.awaited += 1
     return True
 
 
-class _Answering:
-    """In the place of a tool's ``on_invoke_tool``, for as long as denied calls are on their way to it."""
+def stand_in_for(tool: FunctionTool | CustomTool) -> StandIn:
+    """Put a function in the place of the tool's own, until it `leave`s; or the same one once more."""
+    with _lock:
+        found: Any = tool.on_invoke_tool
+        if not isinstance(found, StandIn):
+            found = tool.on_invoke_tool = StandIn(tool)
+        found.needed += 1
+        return found
+
+
+class StandIn:
+    """In the place of a tool's ``on_invoke_tool``, for as long as somebody needs it."""
 
     def __init__(self, tool: Any) -> None:
         self._tool, self._own = tool, tool.on_invoke_tool
-        self.awaited = 0
+        self.needed = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(vars(self)["_own"], name)  # what the SDK marks such functions with
 
     async def __call__(self, context: Any, given: Any) -> Any:
         slot = here.get()
-        if slot is None or slot.told is None:
-            answer = self._own(context, given)
-            return await answer if hasattr(answer, "__await__") else answer
+        if slot is not None and slot.told is not None:
+            self.leave()
+            return slot.told
+        answer = self._own(context, given)
+        return await answer if hasattr(answer, "__await__") else answer
+
+    def leave(self) -> None:
+        """One who needed it does so no longer."""
         with _lock:
-            self.awaited -= 1
-            if not self.awaited and self._tool.on_invoke_tool is self:
+            self.needed -= 1
+            if not self.needed and self._tool.on_invoke_tool is self:
                 self._tool.on_invoke_tool = self._own
-        return slot.told

@@ -476,3 +476,18 @@ async def test_a_question_holds_on_to_no_run(desk: Desk, guarded: MakeGuard) -> 
         set_default_agent_runner(runner)
     assert (desk.ran, pin.active) == (["orders"], [])
     desk.assert_untouched()
+
+
+async def test_a_call_that_leaves_an_argument_out_does_not_wait_beside_one_that_does(
+    serve: Serve, agent: MakeAgent, guarded: MakeGuard
+) -> None:
+    ran: list[str] = []
+    server = serve([tool_calls([("refund", {}), ("refund", {"q": "seven"})]), reply("Done")])
+    refund = tool_of(ran, "refund")
+    before, pin = vars(refund).copy(), guarded(ToolPolicy(ask=["refund(q=seven)"]))
+    asked = agent(server, refund)
+    paused = await arun(asked, pin)
+    assert (ran, len(paused.interruptions)) == ([""], 1)
+    assert vars(refund) == before
+    await arun(asked, pin, given=decided(paused, seven=True))
+    assert ran == ["", "seven"]
