@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from shearpin.errors import RunStoppedError
+from shearpin.errors import RunStoppedError, ToldError
 from shearpin.rules.approval import ApprovalRequest, Approver
+from shearpin.rules.policy import ToolPolicy
 from shearpin.runs import given
 from shearpin.runs.block import Block
 from shearpin.runs.entering import aenter, enter
@@ -118,6 +119,10 @@ class Seam(Block):
     def unmade(self, name: str, *, parent: Span, output: object, status: SpanStatus = "ok", **fields: Any) -> None:
         """A tool call was answered without being made: it counts for nothing, but a loop may go through it."""
         unmade(self.tree, self.tree.journal.new("tool", name, parent, fields), output, status)
+
+    def halt(self, told: ToldError) -> RunStoppedError:
+        """The stop of the run, in place of a denial that there is no way to tell the model."""
+        return self.tree.stop_now(ToolPolicy.name, told.denial)
 
     @property
     def stopped(self) -> RunStoppedError | None:

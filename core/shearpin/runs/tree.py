@@ -236,7 +236,7 @@ class Tree:
         asked: list[ApprovalRequest] = []
         with self.lock:
             policies = [(rule, watch) for rule, watch in self.watches if isinstance(watch, PolicyWatch)]
-            for span in spans if self.settings.enforce else ():
+            for span in spans if self.settings.enforce and policies else ():
                 self.steps.propose(span)
                 for rule, watch in policies:
                     question = watch.check(span)

@@ -13,6 +13,7 @@ from agents import Usage
 from shearpin import Guard, RunStoppedError
 from shearpin.adapter import Place
 from shearpin_integrations.openai_agents import gaps, guardrails, resuming
+from shearpin_integrations.openai_agents.approvals import Approvals
 from shearpin_integrations.openai_agents.batches import Batch
 from shearpin_integrations.openai_agents.gaps import harmless
 from shearpin_integrations.openai_agents.models import ModelCalls
@@ -30,6 +31,7 @@ class Call:
         self.watched: dict[Guard, Watched] = {}
         self.models = ModelCalls(asked.config)
         self.tools = Batch(lambda: self.models.unanswered)
+        self.approvals = Approvals(asked.input)
         self._usage: weakref.ref[Usage] | None = None
         self._doors: dict[Guard, object] = {}
         self._over = False
@@ -132,6 +134,7 @@ class Call:
 
     def _close(self, error: BaseException | None, status: Any) -> None:
         self._over = True
+        self.approvals.over()
         stop: RunStoppedError | None = None
         for watched in reversed(self.watched.values()):
             try:

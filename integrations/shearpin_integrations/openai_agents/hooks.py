@@ -70,6 +70,7 @@ class Telling(RunHooks[Any]):
 
     async def _llm_start(self, call: Call, told: Sequence[Watched], slot: Slot, event: tuple[Any, ...]) -> None:
         with call.stopping():
+            await call.approvals.settle(told, event[0])
             await call.models.start(told, slot, *event)
         if self.wrap is not None:
             await self.wrap.on_llm_start(*event)
@@ -83,6 +84,7 @@ class Telling(RunHooks[Any]):
                 if self.wrap is not None:
                     await self.wrap.on_llm_end(context, agent, response)
             call.check(told)
+            await call.approvals.ask(told, context, agent, call.models.asked)
 
     def on_tool_start(self, context: RunContextWrapper[Any], agent: Agent[Any], tool: Tool) -> Any:
         """A coroutine: `places` tells why this is no coroutine function."""
@@ -101,14 +103,15 @@ class Telling(RunHooks[Any]):
         with call.stopping():
             for watched in told:
                 watched.tool_first(agent.name)
-            await call.tools.start(told, slot, context, tool)
-        if self.wrap is not None:
+            await call.approvals.settle(told, context)
+            runs = await call.tools.start(told, slot, context, tool)
+        if runs and self.wrap is not None:
             await self.wrap.on_tool_start(context, agent, tool)
 
     async def on_tool_end(self, context: RunContextWrapper[Any], agent: Agent[Any], tool: Tool, result: object) -> None:
         call, told = self.told(context, agent)
-        call.tools.end(told, context, tool, result)
-        if self.wrap is not None:
+        ran = call.tools.end(told, context, tool, result)
+        if ran and self.wrap is not None:
             await self.wrap.on_tool_end(context, agent, tool, result)
         with call.stopping():
             call.check(told)

@@ -64,7 +64,8 @@ class ModelCalls:
         reply, hosted = Reply(), list[Any]()
         with harmless("reading of a reply"):
             reply, hosted = reading.read_response(response), reading.hosted_calls(response)
-            reply.finish_reason, reply.response_model = self._heard.finish_reason, self._heard.response_model
+            reply.finish_reason = self._heard.cut_short or reply.finish_reason
+            reply.response_model = self._heard.response_model
         self.asked, self.unanswered = reply.tool_calls, list(reply.tool_calls)
         for one in watched:
             one.model_ends(reply)

@@ -22,11 +22,18 @@ if TYPE_CHECKING:
 class Slot:
     """A call of the runner, or a model call or a tool in it: that has the places of its spans, once let in."""
 
-    __slots__ = ("call", "outer", "places", "task")
+    __slots__ = ("call", "outer", "places", "task", "told")
 
     def __init__(self, call: Call, outer: Slot | None, task: asyncio.Task[Any] | None = None) -> None:
         self.call, self.outer, self.task = call, outer, task
         self.places: dict[Guard, Place] = {}
+        self.told: str | None = None
+        """What the model is told in the place of the tool's answer."""
+
+    @property
+    def is_tools_own(self) -> bool:
+        """Asked in a hook: is the task known that the tool runs in? Not if hooks of the user's own call ours."""
+        return self.task is not None and self.task is not asyncio.current_task()
 
 
 here: ContextVar[Slot | None] = ContextVar("shearpin_openai_agents", default=None)

@@ -14,6 +14,7 @@ from agents import (
     RunConfig,
     Tool,
     Usage,
+    UserError,
 )
 from agents.models import get_default_model
 from agents.tool_context import ToolContext
@@ -143,9 +144,15 @@ def _function(name: str, description: str, schema: Mapping[str, Any]) -> dict[st
 
 
 def read_response(response: ModelResponse) -> Reply:
-    """What a model answered. The SDK keeps neither the model that answered nor why it ended."""
+    """What a model answered. The SDK keeps neither the model that answered nor why it ended.
+
+    So ``finish_reason`` is what the answer amounts to: an answer without calls that was cut off by a limit of tokens
+    says ``stop`` too.
+    """
     answer = {"object": "response", "output": response.output, "usage": response.usage, "id": _response_id(response)}
-    return read_reply(answer)
+    reply = read_reply(answer)
+    reply.finish_reason = "tool_calls" if reply.tool_calls else "stop"
+    return reply
 
 
 def _response_id(response: ModelResponse) -> str | None:
@@ -181,6 +188,11 @@ def tool_failed() -> bool:
     """Did the tool whose end is told raise? The SDK made a text of that; its own trace knows, if it is on."""
     span = get_current_span()
     return span is not None and span.error is not None
+
+
+def raised_by_tool(error: BaseException) -> BaseException:
+    """What a tool raised, of which the SDK made an error of its own."""
+    return error.__cause__ if isinstance(error, UserError) and error.__cause__ is not None else error
 
 
 # --- what was spent -----------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from shearpin_integrations.openai_agents.gaps import harmless
 from shearpin_integrations.openai_agents.reading import part
 
 _QUEUE = "_event_queue"
+_ENDS = ("response.completed", "response.incomplete")
 
 
 @dataclass(slots=True)
@@ -25,7 +26,8 @@ class Heard:
     """What has come of one answer."""
 
     pieces: list[str] = field(default_factory=list[str])
-    finish_reason: str | None = None
+    cut_short: str | None = None
+    """Why it is not complete."""
     response_model: str | None = None
 
     def hear(self, event: Any) -> bool:
@@ -35,8 +37,9 @@ class Heard:
             self.pieces.append(str(part(event, "delta") or ""))
             return True
         response = part(event, "response")
-        if kind == "response.completed" and part(response, "id") not in (None, "__fake_id__"):
-            self.finish_reason, self.response_model = part(response, "status"), part(response, "model")
+        if kind in _ENDS and part(response, "id") not in (None, "__fake_id__"):
+            self.cut_short = part(part(response, "incomplete_details"), "reason")
+            self.response_model = part(response, "model")
         return False
 
     def cut(self) -> Reply | None:

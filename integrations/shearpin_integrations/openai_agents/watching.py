@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from shearpin import Guard, Span
@@ -92,9 +92,11 @@ class Watched:
 
     # --- tools ----------------------------------------------------------------------------------------------------
 
-    async def tool_starts(self, key: object, name: str, fields: Mapping[str, Any]) -> Place:
-        """A tool is about to run."""
-        span = await self.run.astart("tool", name, parent=self.place.span, **fields)
+    async def tool_starts(
+        self, key: object, name: str, fields: Mapping[str, Any], answer: Callable[[object], object] | None
+    ) -> Place:
+        """A tool is about to run; `answer` is what a person said of that, if one was asked in the SDK's own way."""
+        span = await self.run.astart("tool", name, parent=self.place.span, native=answer, **fields)
         place = self.tools[key] = Place(self.run, span)
         return place
 
@@ -111,6 +113,12 @@ class Watched:
         place = self.tools.pop(key, None)
         if place is not None:
             self.run.end(place.span, output=result, status="error" if failed else "ok")
+
+    def tool_fails(self, key: object, error: BaseException) -> None:
+        """A tool raised what ends the run."""
+        place = self.tools.pop(key, None)
+        if place is not None:
+            self.run.fail(place.span, error)
 
     def withdraw_tool(self, key: object) -> None:
         """Another guard refused the call."""

@@ -23,6 +23,7 @@ from shearpin import (
     ToolDeniedError,
     ToolPolicy,
 )
+from shearpin.adapter import ToldError
 from shearpin.rules.approval import read_answer
 from shearpin.rules.patterns import ToolRequest
 
@@ -150,6 +151,19 @@ def test_a_told_denial_leaves_the_run_going_on():
     trace = pin.traces[-1]
     assert (ran, trace.status, trace.stop, trace.tool_calls) == (["search"], "ok", None, 1)
     assert verdicts(trace) == [("deny", "delete_user"), ("allow", "search")]
+
+
+def test_a_denial_that_nobody_can_be_told_stops_the_run():
+    pin = Guard(ToolPolicy(deny=["delete"], on_deny="tell"))
+    with pytest.raises(ToolDeniedError) as stop, pin.run("agent") as run:
+        try:
+            run.start("tool", "delete", input={"name": "x"})
+        except ToldError as told:
+            raise run.halt(told) from None
+
+    (trace,) = pin.traces
+    assert (trace.status, trace.stop.error, trace.stop.rule) == ("stopped", stop.value, "ToolPolicy")
+    assert [decision.verdict for decision in trace.decisions] == ["deny", "stop"]
 
 
 def test_a_decorated_tool_answers_with_the_denial():

@@ -12,6 +12,7 @@ from agents import (
     OpenAIResponsesModel,
     RunConfig,
     SQLiteSession,
+    UserError,
     WebSearchTool,
     function_tool,
     handoff,
@@ -79,6 +80,25 @@ def test_a_model_call_has_all_its_fields(
         assert (last.response_id or "").startswith("resp_")
     elif mode == "run":
         assert (last.response_id or "").startswith("chatcmpl-")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_tool_that_ends_the_run_is_recorded_with_its_error(
+    serve: Serve, agent: MakeAgent, guarded: MakeGuard, mode: str
+) -> None:
+    class RefusedError(Exception):
+        status_code = 503
+
+    @function_tool(failure_error_function=None)
+    async def fetch(q: str) -> str:
+        raise RefusedError(q)
+
+    pin = guarded()
+    with pytest.raises(UserError, match="Error running tool fetch"):
+        run(agent(serve([tool_call("fetch", {"q": "a"})]), fetch), pin, mode)
+    (span,) = finished(pin).spans_of("tool")
+    assert (span.status, span.http_status, span.error.type, span.error.message) == ("error", 503, "RefusedError", "a")
+    assert finished(pin).status == "error"
 
 
 def test_a_tool_that_fails_is_an_error_though_the_model_reads_a_text(
