@@ -33,10 +33,10 @@ def stand_in_for(tool: FunctionTool | CustomTool) -> StandIn:
     """Put a function in the place of the tool's own, until it `leave`s; or the same one once more."""
     with _lock:
         found: Any = tool.on_invoke_tool
-        if not isinstance(found, StandIn):
-            found = tool.on_invoke_tool = StandIn(tool)
-        found.needed += 1
-        return found
+        stand_in: StandIn = found if isinstance(found, StandIn) else StandIn(tool)
+        tool.on_invoke_tool = stand_in
+        stand_in.needed += 1
+        return stand_in
 
 
 class StandIn:
