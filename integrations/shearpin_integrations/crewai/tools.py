@@ -134,7 +134,7 @@ def _try_again(by: Attachment, event: Any) -> None:
         try:
             again = frame.run.start("tool", span.name, parent=outer, input=span.input)
         except ToldError as told:  # nothing can be given in place of another try
-            raise frame.run.tree.stop_now("ToolPolicy", told.denial) from None
+            raise frame.run.halt(told) from None
         frame.place = Place(frame.run, again)
 
 
