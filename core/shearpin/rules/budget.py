@@ -169,10 +169,12 @@ class BudgetWatch:
 
     def settle(self, span: Span) -> Iterable[Notice]:
         notices = self._warnings(self.counted[span.kind])
-        need = self.held.pop(span.span_id, None)
-        if need is None or (usage := need.span.usage) is None:
+        need = self.held.get(span.span_id)
+        if need is None:
             return notices
-        self.settled.add(amounts(usage, usage.cost_usd))
+        if (usage := need.span.usage) is not None:
+            self.settled.add(amounts(usage, usage.cost_usd))
+        del self.held[span.span_id]  # last: until it is counted it is held, whatever interrupts this
         return [*notices, *self._warnings(self.estimated)]
 
     def release(self, span: Span) -> None:

@@ -29,8 +29,8 @@ class Calls:
                 span.retry = self._tries.get(span.call_id, 0)
                 self._tries[span.call_id] = span.retry + 1
 
-    def uncount_paused(self, span: ToolSpan) -> None:
-        """A tool that was paused is counted once: when it runs."""
+    def uncount_tool(self, span: ToolSpan) -> None:
+        """A tool that was paused is counted once, when it runs; one that was admitted and never called is not."""
         self._trace.tool_calls -= 1
         self._tries.pop(span.call_id or "", None)
 

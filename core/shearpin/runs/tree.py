@@ -29,6 +29,9 @@ from shearpin.trace.spans import SpanStatus
 Cost = Literal["settle", "release"]
 
 
+_NOT_CALLED = (("paused", "settle"), ("paused", "release"), ("cancelled", "release"))
+"""How a tool call ends whose tool has not run, or will run anew."""
+
 Outbox = list[DecisionSpan]
 """Warnings recorded under the lock, told to the user's callbacks after it."""
 
@@ -151,8 +154,10 @@ class Tree:
     def _close(self, span: Span, cost: Cost, outbox: Outbox) -> None:
         if isinstance(span, LLMSpan):
             self._close_model_call(span, cost)
-        elif isinstance(span, ToolSpan) and span.status == "paused":
-            self.calls.uncount_paused(span)
+        elif isinstance(span, ToolSpan) and (
+            span.status == "paused" or (span.status, cost) == ("cancelled", "release")
+        ):
+            self.calls.uncount_tool(span)
         self.steps.close(span)
         self.journal.total(span)
         for rule, watch in self.watches:

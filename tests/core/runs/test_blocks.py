@@ -252,3 +252,15 @@ def test_an_orphan_of_a_stopped_run_starts_no_run_of_its_own():
     assert [trace.name for trace in pin.traces] == ["outer"]
     start()
     assert pin.traces[-1].name == "orphan"
+
+
+def test_a_tool_call_that_was_admitted_and_never_made_is_not_counted():
+    pin = Guard(Budget(tool_calls=1))
+    with pin.run("agent") as run:
+        run.withdraw(run.start("tool", "search", input={"q": "x"}, call_id="c1"))
+        assert run.trace.tool_calls == 0
+
+        made = run.start("tool", "search", input={"q": "x"}, call_id="c1")
+        run.end(made, output="found")
+
+    assert (pin.traces[-1].tool_calls, made.retry) == (1, 0)
