@@ -7,6 +7,7 @@ way: `register_pass_through` gives every stop the base class that the framework 
 """
 
 from shearpin.errors import ToldError, register_pass_through
+from shearpin.importing import require
 from shearpin.rules.approval import ApprovalRequest
 from shearpin.runs.run import Run
 from shearpin.runs.steps import HOOK
@@ -40,4 +41,5 @@ __all__ = [
     "register_locator",
     "register_pass_through",
     "register_plain",
+    "require",
 ]

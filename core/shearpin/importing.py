@@ -1,13 +1,36 @@
-"""Doing something once a package has been imported, by whomever and whenever."""
+"""Packages that may be there or not: which version is needed, and doing something once one has been imported."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from types import ModuleType
+
+from shearpin.errors import MissingIntegrationError
+
+
+def require(package: str, oldest: str, below: str | None = None) -> None:
+    """Raise MissingIntegrationError unless `package` is installed, from `oldest` up to, not including, `below`.
+
+    For the first line of an integration: of another version, what is missing would be all that is said.
+    """
+    wanted = f"{package}>={oldest}" + (f",<{below}" if below else "")
+    line = f'pip install "{wanted}"'
+    try:
+        found = version(package)
+    except PackageNotFoundError:
+        raise MissingIntegrationError(line) from None
+    if _numbers(found) < _numbers(oldest) or (below is not None and _numbers(found) >= _numbers(below)):
+        raise MissingIntegrationError(f"{line}  # {package} {found} is installed")
+
+
+def _numbers(of: str) -> list[int]:
+    return [int(number[0]) for part in of.split(".")[:3] if (number := re.match(r"\d+", part))]
 
 
 def when_imported(package: str, then: Callable[[], None]) -> None:

@@ -4,11 +4,11 @@ attach(crew, pin, session_id="s1").kickoff()      # for the object's life
 with attached(pin): crew.kickoff()                # until the block ends
 """
 
-from shearpin_integrations.crewai.versions import check_version as _check_version
+from shearpin.adapter import require as _require
 
-_check_version()
+# Before 1.15.20 a stop is retried like any error; CrewAI changes its hooks with the middle number.
+_require("crewai", "1.15.20", below="1.16")
 
-# Only now: of an older CrewAI, what is missing would be all that is said.
 from shearpin_integrations.crewai.attaching import attach, attached  # noqa: E402
 
 __all__ = ["attach", "attached"]

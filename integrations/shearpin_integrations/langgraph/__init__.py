@@ -5,11 +5,15 @@ graph.invoke(state, config={"callbacks": [ShearpinCallbackHandler(pin)]})
 
 from typing import TYPE_CHECKING, Any
 
-from langgraph.errors import GraphBubbleUp
-
 from shearpin.adapter import register_pass_through
-from shearpin_integrations.langchain import ShearpinCallbackHandler
-from shearpin_integrations.langgraph.nodes import guarded_node, hook_nodes
+from shearpin.adapter import require as _require
+
+_require("langgraph", "1.1.5")
+
+from langgraph.errors import GraphBubbleUp  # noqa: E402
+
+from shearpin_integrations.langchain import ShearpinCallbackHandler  # noqa: E402
+from shearpin_integrations.langgraph.nodes import guarded_node, hook_nodes  # noqa: E402
 
 if TYPE_CHECKING:
     from shearpin_integrations.langgraph.middleware import ShearpinMiddleware
