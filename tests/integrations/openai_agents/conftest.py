@@ -231,3 +231,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         if params.get("way", "hooks") != "hooks":
             item.add_marker(pytest.mark.slow)
+
+
+MCP_SERVER = """
+try:
+    from mcp.server import MCPServer
+except ImportError:  # before mcp 2
+    from mcp.server.fastmcp import FastMCP as MCPServer
+server = MCPServer("notes")
+@server.tool()
+def note(text: str) -> str:
+    open({path!r}, "a").write(text)
+    return "noted " + text
+server.run("stdio")
+"""
+"""A program: a server of one tool, which writes what it is told into a file."""

@@ -24,6 +24,7 @@ from shearpin.runs import trouble
 from shearpin.testing import Request, endless, reply, tool_call
 from shearpin_integrations.openai_agents import ShearpinRunHooks, reading
 from tests.integrations.openai_agents.conftest import (
+    MCP_SERVER,
     MakeAgent,
     MakeGuard,
     Serve,
@@ -76,16 +77,6 @@ async def test_a_stopped_run_can_be_begun_again_from_what_it_had_reached(
 
 # --- tools of other kinds
 
-SERVER = """
-from mcp.server import MCPServer
-server = MCPServer("notes")
-@server.tool()
-def note(text: str) -> str:
-    open({path!r}, "a").write(text)
-    return "noted " + text
-server.run("stdio")
-"""
-
 
 @pytest.mark.slow
 async def test_a_tool_of_an_mcp_server_is_a_tool(
@@ -93,7 +84,7 @@ async def test_a_tool_of_an_mcp_server_is_a_tool(
 ) -> None:
     noted = tmp_path / "notes"
     script = tmp_path / "server.py"
-    script.write_text(SERVER.format(path=str(noted)))
+    script.write_text(MCP_SERVER.format(path=str(noted)))
     model, pin = serve(endless("note", {"text": "x"})), guarded(Budget(tool_calls=2))
     async with MCPServerStdio({"command": sys.executable, "args": [str(script)]}) as server:
         with pytest.raises(BudgetExceededError):

@@ -29,7 +29,16 @@ from openai.types.responses.response_output_item import LocalShellCall, LocalShe
 from shearpin import ApprovalRejectedError, Budget, EnforcementGapWarning, Guard, ToolDeniedError, ToolPolicy
 from shearpin.testing import Reply, Request, ScriptedServer, reply, tool_call, tool_calls
 from shearpin_integrations.openai_agents import ShearpinRunHooks
-from tests.integrations.openai_agents.conftest import MakeAgent, MakeGuard, Serve, arun, counts, finished, tool_of
+from tests.integrations.openai_agents.conftest import (
+    MCP_SERVER,
+    MakeAgent,
+    MakeGuard,
+    Serve,
+    arun,
+    counts,
+    finished,
+    tool_of,
+)
 
 MODES = ("run", "run_streamed")
 WAYS = ("hooks", "installed", "attached")
@@ -198,17 +207,6 @@ async def test_a_tool_of_free_text_tells_the_model(guarded: MakeGuard) -> None:
     assert counts(finished(pin))[2] == 1
 
 
-MCP = """
-from mcp.server import MCPServer
-server = MCPServer("notes")
-@server.tool()
-def note(text: str) -> str:
-    open({path!r}, "a").write(text)
-    return "noted " + text
-server.run("stdio")
-"""
-
-
 @pytest.fixture
 def nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", None)
@@ -221,7 +219,7 @@ async def test_a_tool_of_an_mcp_server_is_denied_and_where_nobody_sits_at_a_term
     serve: Serve, agent: MakeAgent, guarded: MakeGuard, tmp_path: Path, policy: dict[str, Any]
 ) -> None:
     noted, script = tmp_path / "notes", tmp_path / "server.py"
-    script.write_text(MCP.format(path=str(noted)))
+    script.write_text(MCP_SERVER.format(path=str(noted)))
     server = serve([tool_call("note", {"text": "x"}), reply("Done")])
     pin = guarded(ToolPolicy(**policy, on_deny="tell"))
     async with MCPServerStdio({"command": sys.executable, "args": [str(script)]}) as notes:
