@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
+from typing import Any
+from weakref import WeakKeyDictionary
 
 
 def on_event_loop() -> bool:
@@ -16,12 +19,21 @@ def on_event_loop() -> bool:
 
 
 def owner_here() -> int:
-    """What executes here, one thing after the other: the task, or the thread outside of tasks."""
-    if on_event_loop():
-        task = asyncio.current_task()
-        if task is not None:
-            return id(task)
-    return threading.get_ident()
+    """What executes here, one thing after the other: the task, or the thread outside of tasks.
+
+    A number of its own for each: what Python calls a task or a thread by, it gives to the next once that is over.
+    """
+    task = asyncio.current_task() if on_event_loop() else None
+    if task is not None:
+        return _tasks.setdefault(task, next(_numbers))
+    if not hasattr(_thread, "number"):
+        _thread.number = next(_numbers)
+    return int(_thread.number)
+
+
+_numbers = itertools.count(1)
+_tasks: WeakKeyDictionary[asyncio.Task[Any], int] = WeakKeyDictionary()
+_thread = threading.local()
 
 
 class Waiters:
