@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+import pytest
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableLambda
 
@@ -16,6 +17,7 @@ from tests.integrations.langgraph.test_contract import chat, tool_of
 Caller = Callable[[Any, Any, Any], Coroutine[Any, Any, Any]]
 
 
+@pytest.mark.slow
 class TestLangChain(Contract):
     def agent(self, server: ScriptedServer, tools: Sequence[Tool], *, model: str = "gpt-4o") -> Agent:
         by_name = {tool.name: tool_of(tool) for tool in tools}

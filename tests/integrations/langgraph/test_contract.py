@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import openai
+import pytest
 from langchain.agents import create_agent
 from langchain_core.tools import StructuredTool
 from langchain_openai import ChatOpenAI
@@ -70,6 +71,7 @@ class TestHandler(Contract):
         return Agent(ask)
 
 
+@pytest.mark.slow
 class TestMiddleware(Contract):
     passes_through: ClassVar[type[BaseException]] = GraphBubbleUp
 
